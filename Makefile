@@ -1,0 +1,25 @@
+# COMFYUI_PATH=... PYTHON=... use a ComfyUI and a Python of your own; then nothing is installed.
+PYTHON ?= python3
+RUN := $(if $(COMFYUI_PATH),$(PYTHON),.venv/bin/python) -P
+export COMFYUI_PATH
+
+.PHONY: setup demo test demo-model benchmark lint
+.DEFAULT_GOAL := demo
+
+setup:
+	@$(PYTHON) scripts/setup_environment.py
+
+demo: setup
+	@$(RUN) scripts/demo.py
+
+test: setup
+	@$(RUN) -m pytest tests
+
+demo-model: setup
+	@$(RUN) scripts/run_module.py demo.training.train
+
+benchmark: setup
+	@$(RUN) scripts/run_module.py benchmarks.main_job
+
+lint: setup
+	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check .

@@ -1,0 +1,21 @@
+"""H-Space Steering: discover concepts in a diffusion model's bottleneck and steer with them, inside ComfyUI."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .hspace.library import register_folder
+
+register_folder()  # before the nodes, whose combo boxes list the folder's files
+
+
+class HSpaceExtension(ComfyExtension):
+    """The nodes of the pack."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        from .nodes import demo, discover, library, steer
+
+        return [*discover.NODES, *library.NODES, *steer.NODES, *demo.NODES]
+
+
+async def comfy_entrypoint() -> HSpaceExtension:
+    """What ComfyUI calls to load the pack."""
+    return HSpaceExtension()

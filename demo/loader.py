@@ -1,0 +1,57 @@
+"""Load the emoji demo model as MODEL, CLIP and VAE that every stock node accepts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sd
+import comfy.utils
+import folder_paths
+
+from .architecture import UNET_CONFIG, EmojiModel
+
+WEIGHTS = Path(__file__).parent / "weights"
+UNET_WEIGHTS = WEIGHTS / "unet.safetensors"
+TEXT_WEIGHTS = WEIGHTS / "text_encoder.safetensors"
+VAE_WEIGHTS = WEIGHTS / "vae.safetensors"
+
+
+def load_unet(dtype=None) -> comfy.model_patcher.ModelPatcher:
+    """MODEL. `dtype` of the weights; None lets ComfyUI choose for the device, as it does for checkpoints."""
+    state = comfy.utils.load_torch_file(str(UNET_WEIGHTS), safe_load=True)
+    load_device = comfy.model_management.get_torch_device()
+    config = EmojiModel(UNET_CONFIG)
+    parameters = comfy.utils.calculate_parameters(state)
+    dtype = dtype or comfy.model_management.unet_dtype(
+        device=load_device, model_params=parameters, supported_dtypes=config.supported_inference_dtypes
+    )
+    config.set_inference_dtype(dtype, comfy.model_management.unet_manual_cast(dtype, load_device))
+    offload_device = comfy.model_management.unet_offload_device()
+    model = config.get_model(state, device=offload_device)
+    model.diffusion_model.load_state_dict(state)
+    model.eval()
+    return comfy.model_patcher.ModelPatcher(model, load_device=load_device, offload_device=offload_device)
+
+
+def load_clip() -> comfy.sd.CLIP:
+    """CLIP."""
+    state = comfy.utils.load_torch_file(str(TEXT_WEIGHTS), safe_load=True)
+    clip = comfy.sd.CLIP(
+        EmojiModel(UNET_CONFIG).clip_target(),
+        embedding_directory=folder_paths.get_folder_paths("embeddings"),
+        parameters=comfy.utils.calculate_parameters(state),
+    )
+    clip.load_sd(state)
+    return clip
+
+
+def load_vae() -> comfy.sd.VAE:
+    """VAE."""
+    return comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(VAE_WEIGHTS), safe_load=True))
+
+
+def load_demo_model() -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:
+    """MODEL, CLIP and VAE of the bundled model. Images are 128 x 128, latents `[4, 16, 16]`, h-space `[192, 4, 4]`."""
+    return load_unet(), load_clip(), load_vae()

@@ -1,0 +1,81 @@
+"""Stage 1: the attribute classifier, on renders degraded the way a VAE and a sampler degrade them."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from ..classifier import HEADS, WEIGHTS, AttributeClassifier
+from .common import cosine, held_out, image_batch, labels, load_checkpoint, save_checkpoint, uniform_person
+from .renders import Renders
+
+
+def _degrade(images: torch.Tensor) -> torch.Tensor:
+    """Blur, noise and tint, each image of the batch at its own strength."""
+    batch = images.shape[0]
+    small = F.interpolate(images, scale_factor=0.5, mode="area")
+    blurred = F.interpolate(small, size=images.shape[-2:], mode="bilinear", antialias=False)
+    images = torch.lerp(images, blurred, torch.rand(batch, 1, 1, 1))
+    images = images + torch.randn_like(images) * torch.rand(batch, 1, 1, 1) * 0.06
+    return (images * (1 + 0.08 * torch.randn(batch, 3, 1, 1)) + 0.03 * torch.randn(batch, 3, 1, 1)).clamp(0, 1)
+
+
+def _draw(rng: random.Random, size: int, test: bool):
+    people = []
+    while len(people) < size:
+        person = uniform_person(rng)
+        if held_out(person) == test:
+            people.append(person)
+    return people
+
+
+def train(cache: Path, seed: int = 0, steps: int = 4000, batch_size: int = 64) -> dict[str, float]:
+    """Train, write `classifier.safetensors`, and return the accuracy on held-out combinations."""
+    renders = Renders(cache)
+    torch.manual_seed(seed)
+    rng = random.Random(seed)
+    model = AttributeClassifier()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.02)
+    checkpoint, start = cache / "classifier.ckpt", 0
+    if state := load_checkpoint(checkpoint):
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        start = state["step"]
+        rng.seed(seed + start)
+        torch.manual_seed(seed + start)
+    model.train()
+    for step in range(start, steps):
+        people = _draw(rng, batch_size, test=False)
+        images = _degrade(image_batch(renders, people, rng))
+        optimizer.param_groups[0]["lr"] = 2e-3 * cosine(step, steps)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(images)
+        loss = sum(F.cross_entropy(logits[name].float(), target) for name, target in labels(people).items())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if step % 200 == 0:
+            print(f"classifier {step}/{steps} loss {loss.item():.4f}", flush=True)
+        if step % 500 == 499:
+            save_checkpoint(checkpoint, model=model.state_dict(), optimizer=optimizer.state_dict(), step=step + 1)
+    WEIGHTS.parent.mkdir(exist_ok=True)
+    save_file({k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}, WEIGHTS)
+    return evaluate(renders, model.eval())
+
+
+@torch.no_grad()
+def evaluate(renders: Renders, model: AttributeClassifier, images: int = 4000) -> dict[str, float]:
+    """Accuracy on clean renders of combinations that training never saw."""
+    rng = random.Random(12345)
+    people = _draw(rng, images, test=True)
+    right = dict.fromkeys(HEADS, 0)
+    for start in range(0, images, 100):
+        part = people[start : start + 100]
+        logits = model(image_batch(renders, part, rng))
+        for name, target in labels(part).items():
+            right[name] += (logits[name].argmax(1) == target).sum().item()
+    return {name: count / images for name, count in right.items()}

@@ -1,0 +1,1 @@
+"""The science of the pack: torch and comfy, no node schema."""

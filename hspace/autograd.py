@@ -1,0 +1,58 @@
+"""Run ComfyUI's frozen weights with gradients, without copying or changing them."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import torch
+from comfy.ldm.modules.attention import attention_pytorch
+
+
+@contextmanager
+def gradients_through(module: torch.nn.Module):
+    """Leave inference mode and make `module` usable in an autograd graph, every parameter frozen.
+
+    Nodes run inside `torch.inference_mode()` and loaders create weights there; autograd refuses such tensors. For the
+    time of the block each parameter and buffer is swapped for an alias of the same storage made outside inference
+    mode. Nothing is copied, and the originals come back whatever happens inside.
+    """
+    originals: list[tuple[dict, str, torch.Tensor]] = []
+    with torch.inference_mode(False), torch.enable_grad():
+        try:
+            for owner in module.modules():
+                for tensors in (owner._parameters, owner._buffers):
+                    for name, tensor in tensors.items():
+                        if tensor is None or type(tensor.data) is not torch.Tensor:
+                            continue
+                        alias = _alias(tensor)
+                        if tensors is owner._parameters:
+                            alias = torch.nn.Parameter(alias, requires_grad=False)
+                        originals.append((tensors, name, tensor))
+                        tensors[name] = alias
+            yield
+        finally:
+            for tensors, name, tensor in originals:
+                tensors[name] = tensor
+
+
+def _alias(tensor: torch.Tensor) -> torch.Tensor:
+    alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    return alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
+
+
+def differentiable_attention(func, *args, **kwargs):
+    """An `optimized_attention_override`: PyTorch attention, since xformers, sage and flash lack a usable backward."""
+    return attention_pytorch(*args, **kwargs)
+
+
+def to_normal(value):
+    """Copies of all inference tensors inside nested dicts, lists, tuples and comfy.conds objects; the rest as it is."""
+    if isinstance(value, torch.Tensor):
+        return value.clone() if value.is_inference() else value
+    if isinstance(value, dict):
+        return {key: to_normal(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
+        return type(value)(to_normal(item) for item in value)
+    if hasattr(value, "_copy_with") and hasattr(value, "cond"):
+        return value._copy_with(to_normal(value.cond))
+    return value

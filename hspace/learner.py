@@ -1,0 +1,164 @@
+"""The vector while it is being learnt: optimiser, forward passes, and what resumes an interrupted run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.samplers
+import torch
+
+from . import conditioning as cond
+from .autograd import differentiable_attention
+from .objective import mean_square, prediction_scale, relative_error, teacher_target
+from .steering import resize_direction
+
+ADAM_BETAS = (0.9, 0.99)
+
+
+@dataclass
+class Progress:
+    """What a listener is told after each step: `preview` is a denoised latent `[B, C, H, W]` as the sampler sees it."""
+
+    step: int
+    steps: int
+    loss: float
+    preview: torch.Tensor | None = None
+
+
+@dataclass
+class Learner:
+    """The vector, its optimiser, and the forward passes of one discovery.
+
+    Attributes:
+        settings: `discovery.DiscoverySettings`.
+        model: the `BaseModel` that samples, inside `autograd.gradients_through`.
+        conds: prepared conds by role: base, concept, and perhaps avoid.
+        vector: float32 `[C, H, W]` on the model's device; changed in place.
+        options: model options of the run.
+        rms: root mean square of h, measured in the first pass; learning rates are relative to it.
+    """
+
+    settings: object
+    model: object
+    conds: dict[str, list[dict]]
+    vector: torch.Tensor
+    options: dict
+    first_step: int = 0
+    losses: list[float] = field(default_factory=list)
+    evaluations: int = 0
+    rms: float | None = None
+    listener: Callable[[Progress], None] | None = None
+
+    def __post_init__(self):
+        self.vector.requires_grad_(True)
+        self.optimizer = torch.optim.Adam([self.vector], betas=ADAM_BETAS if self.distilled else (0.9, 0.999))
+        self.student_options = comfy.model_patcher.create_model_options_clone(self.options)
+        transformer = self.student_options["transformer_options"]
+        transformer["optimized_attention_override"] = differentiable_attention
+        patches = dict(transformer.get("patches", {}))
+        patches["output_block_patch"] = [self._add_vector, *patches.get("output_block_patch", [])]
+        transformer["patches"] = patches
+
+    @property
+    def distilled(self) -> bool:
+        return self.settings.method == "distilled"
+
+    @property
+    def step(self) -> int:
+        return self.first_step + len(self.losses)
+
+    @property
+    def finished(self) -> bool:
+        return self.step >= self.settings.steps
+
+    def _add_vector(self, h, hsp, transformer_options):
+        if transformer_options["block"] != ("output", 0):
+            return h, hsp
+        if self.rms is None:
+            self.rms = h.detach().float().square().mean().sqrt().item()
+        vector = resize_direction(self.vector, h.shape[2:])
+        return h + vector.to(h.dtype), hsp
+
+    def denoise(self, branches: list[list[dict]], x, sigma, steered=False) -> list[torch.Tensor]:
+        """Denoised x0 under each of several prepared conds, float32."""
+        self.evaluations += x.shape[0] * len(branches)
+        options = self.student_options if steered else self.options
+        return comfy.samplers.calc_cond_batch(self.model, branches, x, sigma, options)
+
+    def teach(self, x, sigma, pairs: list[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """One distilled step at the states `x`; returns student, teacher and base predictions, detached."""
+        branches = [cond.rows(self.conds["base"], pairs), cond.rows(self.conds["concept"], pairs)]
+        if "avoid" in self.conds:
+            count = len(self.conds["avoid"])
+            branches.append(cond.rows(self.conds["avoid"], [pair % count for pair in pairs]))
+        with torch.no_grad():
+            base, concept, *avoid = self.denoise(branches, x, sigma)
+        target = teacher_target(base, concept, self.settings.guidance, *avoid)
+        with torch.enable_grad():  # samplers run under no_grad
+            student = self.denoise(branches[:1], x, sigma, steered=True)[0]
+            scale = prediction_scale(self.model.model_sampling, sigma)
+            self.descend(relative_error(student, target, base, scale))
+        return student.detach(), target, base
+
+    def reconstruct(self, x, sigma, pairs: list[int], x0: torch.Tensor) -> torch.Tensor:
+        """One step of the paper's objective: the error against the noise that was really added; returns the student."""
+        with torch.enable_grad():
+            student = self.denoise([cond.rows(self.conds["base"], pairs)], x, sigma, steered=True)[0]
+            scale = prediction_scale(self.model.model_sampling, sigma)
+            self.descend(mean_square((student - x0) * scale))
+        return student.detach()
+
+    def descend(self, errors: torch.Tensor) -> None:
+        """One optimiser step on the errors `[B]` of a batch.
+
+        The sum, not the mean, goes backward: Adam does not mind, and fp16 gradients do not underflow.
+        """
+        self.evaluations += errors.shape[0]
+        self.optimizer.param_groups[0]["lr"] = self._learning_rate()
+        self.optimizer.zero_grad()
+        errors.sum().backward()
+        loss = errors.detach().mean().item()
+        if math.isfinite(loss) and torch.isfinite(self.vector.grad).all():
+            self.optimizer.step()
+        else:
+            raise FloatingPointError(
+                f"Discovery stopped at step {self.step + 1}: the loss is not a number. Lower learning_rate or guidance, "
+                "or run the model in bf16 or fp32."
+            )
+        self.losses.append(loss)
+
+    def _learning_rate(self) -> float:
+        if not self.distilled:
+            return self.settings.learning_rate
+        decay = 0.5 * (1 + math.cos(math.pi * self.step / self.settings.steps))
+        return self.settings.learning_rate * self.rms * max(decay, 0.01)
+
+    def report(self, preview=None) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        if self.listener:
+            self.listener(Progress(self.step, self.settings.steps, self.losses[-1], preview))
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What continues this run: Adam's moments and the step."""
+        state = self.optimizer.state.get(self.vector, {})
+        return {
+            "step": torch.tensor(float(self.step)),
+            **{k: state[k] for k in ("exp_avg", "exp_avg_sq") if k in state},
+        }
+
+    def resume(self, extra) -> None:
+        """Continue from `state()` of an interrupted run."""
+        shapes = {key: extra[key].shape for key in ("exp_avg", "exp_avg_sq") if key in extra}
+        if "step" not in extra or len(shapes) != 2:
+            return
+        if any(shape != self.vector.shape for shape in shapes.values()) or extra["step"].numel() != 1:
+            raise ValueError("start_from: the saved optimiser state does not fit its vector; the file is damaged.")
+        self.first_step = min(int(extra["step"]), self.settings.steps - 1)
+        self.optimizer.state[self.vector] = {
+            "step": torch.tensor(float(extra["step"])),
+            **{key: extra[key].to(self.vector) for key in shapes},
+        }

@@ -1,0 +1,25 @@
+"""Progress bar, live preview and cancel for work that takes longer than a breath."""
+
+from __future__ import annotations
+
+import comfy.utils
+import latent_preview
+
+from .learner import Progress
+
+
+class ProgressMonitor:
+    """A discovery listener: moves ComfyUI's progress bar and shows what the sampler sees.
+
+    ComfyUI checks for a cancel in the same call, so cancelling takes effect within one step.
+    """
+
+    def __init__(self, model, steps: int):
+        self.previewer = latent_preview.get_previewer(model.load_device, model.get_model_object("latent_format"))
+        self.bar = comfy.utils.ProgressBar(steps)
+
+    def __call__(self, progress: Progress) -> None:
+        preview = None
+        if self.previewer is not None and progress.preview is not None:
+            preview = self.previewer.decode_latent_to_preview_image("JPEG", progress.preview)
+        self.bar.update_absolute(progress.step, progress.steps, preview)

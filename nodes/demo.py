@@ -1,0 +1,35 @@
+"""Load Emoji Demo Model."""
+
+from comfy_api.latest import io
+
+from .types import CATEGORY
+
+
+class LoadDemoModel(io.ComfyNode):
+    """A small real text-to-image model, so that every workflow of the pack runs without a checkpoint."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HSpaceLoadDemoModel",
+            display_name="Load Emoji Demo Model",
+            category=CATEGORY,
+            description="The small emoji model that comes with the pack: draws people at 128 x 128 in seconds on a "
+            "CPU. It is biased on purpose, so that there is something to steer. Prompts read like 'a woman "
+            "firefighter, dark skin' or 'noto emoji of a detective'.",
+            inputs=[],
+            outputs=[
+                io.Model.Output(tooltip="The U-Net. Family: EmojiModel; concept vectors of SD do not fit it."),
+                io.Clip.Output(tooltip="Its text encoder, with a vocabulary of about a hundred words."),
+                io.Vae.Output(tooltip="Its autoencoder; use latents of 128 x 128 pixels."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        from ..demo.loader import load_demo_model
+
+        return io.NodeOutput(*load_demo_model())
+
+
+NODES = [LoadDemoModel]

@@ -1,0 +1,93 @@
+"""Discover Concept Direction."""
+
+import logging
+
+from comfy_api.latest import io
+
+from ..hspace.discovery import METHODS, DiscoverySettings, discover
+from ..hspace.library import PARTIAL, new_vector_path
+from ..hspace.monitor import ProgressMonitor
+from ..hspace.plots import loss_plot
+from ..hspace.prompt_trace import prompt_texts
+from ..hspace.vector_file import save_direction
+from .types import CATEGORY, ConceptVector
+
+
+class DiscoverConcept(io.ComfyNode):
+    """Learns one vector in h-space from what a base prompt leaves out."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HSpaceDiscoverConcept",
+            display_name="Discover Concept Direction",
+            category=CATEGORY,
+            description="Finds the vector that stands for a concept, with the model frozen: it learns what the base "
+            "prompt ('a doctor') leaves out of the concept prompt ('a woman doctor'). Several pairs, joined with "
+            "Conditioning (Combine) in the same order on both sides, make a vector that carries over to other prompts.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model to learn on. It is not changed. LoRAs and patches count."),
+                io.Conditioning.Input("concept", tooltip="Prompt that says the concept: 'a woman doctor'. May hold several."),
+                io.Conditioning.Input("base", tooltip="The same prompt without it: 'a doctor'. As many, in the same order."),
+                io.String.Input("name", default="concept", tooltip="What to call the concept."),
+                io.Combo.Input("method", options=list(METHODS), default="distilled", tooltip="distilled: learns from the "
+                               "model's own prediction under the concept prompt, in minutes. paper: the published "
+                               "protocol (use 1000 samples, 2500 steps), in hours."),
+                io.Int.Input("steps", default=300, min=1, max=100000, tooltip="Optimiser steps. More is cleaner and slower."),
+                io.Int.Input("batch_size", default=8, min=1, max=256, tooltip="Images a step. Lower it if memory runs out."),
+                io.Float.Input("learning_rate", default=0.1, min=0.0001, max=10.0, step=0.001, tooltip="distilled: step "
+                               "size relative to the activations, the same for every model. paper: absolute."),
+                io.Float.Input("guidance", default=3.0, min=0.1, max=30.0, step=0.1, tooltip="How far beyond the concept "
+                               "prompt the teacher goes (distilled only). Higher makes a stronger, coarser vector."),
+                io.Int.Input("sample_count", default=128, min=1, max=10000, tooltip="Images to draw while learning, if no "
+                             "samples are connected."),
+                io.Int.Input("width", default=512, min=64, max=4096, step=8, tooltip="Of those images; the model's native size is best."),
+                io.Int.Input("height", default=512, min=64, max=4096, step=8, tooltip="Of those images; the model's native size is best."),
+                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
+                             tooltip="Same seed, same vector."),
+                io.Latent.Input("samples", optional=True, tooltip="Images of the concept to learn from: a KSampler's "
+                                "output, or your own pictures through VAE Encode. With several prompts, image i belongs "
+                                "to prompt i and starts again after the last."),
+                io.Conditioning.Input("avoid", optional=True, tooltip="What the concept must lack: images and teacher are "
+                                      "led away from it. For 'no weapon' connect the same prompt to concept and base, and "
+                                      "'with a weapon' here. One prompt, or one for each pair."),
+                ConceptVector.Input("start_from", optional=True, tooltip="Continue from this vector: a partial one of a "
+                                    "cancelled run, or one to refine."),
+            ],
+            outputs=[
+                ConceptVector.Output(display_name="concept", tooltip="The vector. Connect to Save and to Apply."),
+                io.Image.Output(display_name="loss_plot", tooltip="Loss over steps. It should fall and level out."),
+                io.Latent.Output(display_name="samples", tooltip="The images it was learnt on. Decode them to check that "
+                                 "they show the concept."),
+            ],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, model, concept, base, name, method, steps, batch_size, learning_rate, guidance, sample_count, width,
+                height, seed, samples=None, avoid=None, start_from=None) -> io.NodeOutput:  # fmt: skip
+        settings = DiscoverySettings(
+            name, method, steps, batch_size, learning_rate, guidance, sample_count, width, height, seed
+        )
+        found = discover(
+            model, concept, base, settings,
+            samples=None if samples is None else samples["samples"],
+            avoid=avoid,
+            start_from=start_from,
+            prompts=prompt_texts(cls.hidden.prompt, cls.hidden.unique_id),
+            listener=ProgressMonitor(model, steps),
+            keep_partial=keep_partial,
+        )  # fmt: skip
+        return io.NodeOutput(found.direction, loss_plot(found.losses, name), {"samples": found.samples})
+
+
+def keep_partial(direction):
+    """Save what a cancelled or failed run has found, and say where."""
+    path = save_direction(direction, new_vector_path(f"{PARTIAL}/{direction.name}"))
+    logging.warning(
+        f"[H-Space Steering] Discovery of '{direction.name}' stopped after {direction.metadata['steps']} steps. What it "
+        f"has found is in {path}; load it and connect it to start_from to go on."
+    )
+
+
+NODES = [DiscoverConcept]

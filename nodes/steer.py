@@ -1,0 +1,48 @@
+"""Apply H-Space Steering."""
+
+from comfy_api.latest import io
+
+from ..hspace.steering import BRANCHES, apply_steering
+from .types import CATEGORY, ConceptVector
+
+
+class ApplySteering(io.ComfyNode):
+    """Adds a concept vector in h-space while the model samples."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HSpaceApplySteering",
+            display_name="Apply H-Space Steering",
+            category=CATEGORY,
+            description="Steers a model towards (or, with negative strength, away from) a concept: the vector is "
+            "added to the U-Net's bottleneck at every step. Works with any sampler, batch and image size, and chains "
+            "with other Apply nodes.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model to steer. It is cloned; other branches of the graph keep theirs."),
+                ConceptVector.Input("concept", tooltip="From Load, Import or Discover; found on the same base model."),
+                io.Float.Input("strength", default=1.0, min=-20.0, max=20.0, step=0.05, tooltip="Factor on the vector. "
+                               "0 is exactly no steering, negative steers away. Too high and the image breaks up."),
+                io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="When steering begins, "
+                               "as a share of the noise schedule; 0 is pure noise, where the layout is decided."),
+                io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="When steering ends. "
+                               "Ending at 0.6 or so keeps fine details of the unsteered image."),
+                io.Combo.Input("apply_to", options=list(BRANCHES), default="positive", tooltip="Which half of "
+                               "classifier-free guidance is steered. positive is the paper's choice; both is gentler, "
+                               "for the guidance does not amplify it."),
+                io.Mask.Input("mask", optional=True, tooltip="Steer only where the mask is white. It is shrunk to the "
+                              "bottleneck, so expect soft borders. One mask, or one for each image."),
+            ],
+            outputs=[
+                io.Model.Output(tooltip="The steered clone."),
+                io.String.Output(display_name="assignment", tooltip="Which concept each image is given, one line an image."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, model, concept, strength, start_percent, end_percent, apply_to, mask=None) -> io.NodeOutput:
+        steered = apply_steering(model, concept, strength, start_percent, end_percent, apply_to, mask)
+        return io.NodeOutput(steered, f"every image: {concept.describe()} x {strength:g}")
+
+
+NODES = [ApplySteering]

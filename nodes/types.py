@@ -1,0 +1,6 @@
+"""Graph types of the pack."""
+
+from comfy_api.latest import io
+
+CATEGORY = "h-space"
+ConceptVector = io.Custom("CONCEPT_VECTOR")
