@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import comfy.model_management
@@ -17,6 +17,7 @@ from .objective import mean_square, prediction_scale, relative_error, teacher_ta
 from .steering import resize_direction
 
 ADAM_BETAS = (0.9, 0.99)
+ADAM_STATE = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass
@@ -143,22 +144,26 @@ class Learner:
             self.listener(Progress(self.step, self.settings.steps, self.losses[-1], preview))
 
     def state(self) -> dict[str, torch.Tensor]:
-        """What continues this run: Adam's moments and the step."""
+        """What continues this run bit for bit: Adam's moments, the step, and the size of h that rates refer to."""
         state = self.optimizer.state.get(self.vector, {})
         return {
             "step": torch.tensor(float(self.step)),
-            **{k: state[k] for k in ("exp_avg", "exp_avg_sq") if k in state},
+            "rms": torch.tensor(self.rms),
+            **{key: state[key] for key in ADAM_STATE if key in state},
         }
 
-    def resume(self, extra) -> None:
-        """Continue from `state()` of an interrupted run."""
-        shapes = {key: extra[key].shape for key in ("exp_avg", "exp_avg_sq") if key in extra}
-        if "step" not in extra or len(shapes) != 2:
+    def resume(self, extra: Mapping[str, torch.Tensor]) -> None:
+        """Continue from `state()` of an interrupted run; a finished vector has none and starts a run of its own."""
+        if not extra:
             return
-        if any(shape != self.vector.shape for shape in shapes.values()) or extra["step"].numel() != 1:
+        if not {"step", "rms", *ADAM_STATE} <= set(extra) or any(
+            extra[key].shape != self.vector.shape for key in ADAM_STATE
+        ):
             raise ValueError("start_from: the saved optimiser state does not fit its vector; the file is damaged.")
-        self.first_step = min(int(extra["step"]), self.settings.steps - 1)
+        step = extra["step"].flatten()[:1]
+        self.first_step = min(int(step), self.settings.steps - 1)
+        self.rms = extra["rms"].flatten()[0].item()
         self.optimizer.state[self.vector] = {
-            "step": torch.tensor(float(extra["step"])),
-            **{key: extra[key].to(self.vector) for key in shapes},
+            "step": step[0].clone(),
+            **{key: extra[key].to(self.vector) for key in ADAM_STATE},
         }

@@ -33,7 +33,7 @@ def _draw(rng: random.Random, size: int, test: bool):
     return people
 
 
-def train(cache: Path, seed: int = 0, steps: int = 4000, batch_size: int = 64) -> dict[str, float]:
+def train(cache: Path, seed: int = 0, steps: int = 1600, batch_size: int = 64) -> dict[str, float]:
     """Train, write `classifier.safetensors`, and return the accuracy on held-out combinations."""
     renders = Renders(cache)
     torch.manual_seed(seed)

@@ -22,7 +22,7 @@ from ..loader import TEXT_WEIGHTS, UNET_WEIGHTS, VAE_WEIGHTS
 from .common import biased_batch, cosine, image_batch, initialise, load_checkpoint, save_checkpoint
 from .renders import Renders
 
-UNARMED_VARIANTS, ARMED_VARIANTS = 5, 3
+UNARMED_VARIANTS, ARMED_VARIANTS = 3, 2
 LEARNING_RATE = 8e-4
 EMPTY_CAPTION_SHARE, ZERO_CONTEXT_SHARE = 0.08, 0.02
 EMA_DECAY = 0.999
@@ -49,8 +49,8 @@ class LatentCache:
         people = [Person(s, p, g, t, variant >= UNARMED_VARIANTS) for s in range(3) for p in PROFESSIONS
                   for g in range(2) for t in range(5) for variant in range(UNARMED_VARIANTS + ARMED_VARIANTS)]  # fmt: skip
         parts = []
-        for start in range(0, len(people), 64):
-            images = image_batch(renders, people[start : start + 64], rng).contiguous(memory_format=torch.channels_last)
+        for start in range(0, len(people), 8):
+            images = image_batch(renders, people[start : start + 8], rng).contiguous(memory_format=torch.channels_last)
             with torch.autocast("cpu", torch.bfloat16):
                 parts.append(scale.process_in(vae.encode(images * 2 - 1).float()).half())
         return torch.cat(parts).view(3, len(PROFESSIONS), 2, 5, UNARMED_VARIANTS + ARMED_VARIANTS, 4, 16, 16)

@@ -19,7 +19,7 @@ SD_LATENT_SCALE = 0.18215
 LEARNING_RATE = 1.5e-3
 
 
-def train(cache: Path, seed: int = 0, steps: int = 4500, batch_size: int = 8, crop: int = 48) -> float:
+def train(cache: Path, seed: int = 0, steps: int = 8500, batch_size: int = 8, crop: int = 48) -> float:
     """Train, write `vae.safetensors`, and return the PSNR in dB on whole images."""
     renders = Renders(cache)
     torch.manual_seed(seed)

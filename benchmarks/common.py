@@ -1,0 +1,136 @@
+"""What the benchmarks share: the demo model with its judge, pairs of prompts, and strength sweeps."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from ..demo.captions import ARMED, MOSTLY_MEN, PROFESSIONS, caption
+from ..demo.classifier import Attributes, load_classifier
+from ..demo.generate import CFG, draw_and_judge, encode
+from ..demo.loader import load_demo_model
+from ..hspace.concept import Concept
+from ..hspace.discovery import Discovery, DiscoverySettings, discover
+from ..hspace.steering import apply_steering
+
+RESULTS = Path(__file__).parent / "results"
+PROFESSION_INDEX = {name: index for index, name in enumerate(PROFESSIONS)}
+FOUND_ON, STEERED_ON = list(MOSTLY_MEN)[::2], list(MOSTLY_MEN)[1::2]
+"""Professions that the model draws as men: one half to find vectors on, the other to use them on."""
+ARMED_FOUND_ON, ARMED_STEERED_ON = list(ARMED)[::2], list(ARMED)[1::2]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A concept to discover: pairs of prompts, what to avoid, and the attribute that the classifier should then see."""
+
+    name: str
+    concept: list[str]
+    base: list[str]
+    attribute: str
+    value: int
+    steered_on: list[str]
+    named: dict
+    avoid: list[str] | None = None
+
+
+def attribute_task(name: str, attribute: str, value: int, found_on: list[str] = FOUND_ON) -> Task:
+    """Gender or skin tone, over one half of the professions."""
+    return Task(
+        name,
+        [caption(p, **{attribute: value}) for p in found_on],
+        [caption(p) for p in found_on],
+        attribute,
+        value,
+        STEERED_ON,
+        {attribute: value},
+    )
+
+
+WOMAN = attribute_task("woman", "gender", 1)
+DARK_SKIN = attribute_task("dark skin", "skin_tone", 4)
+NO_WEAPON = Task(
+    "no weapon",
+    [caption(p) for p in ARMED_FOUND_ON],
+    [caption(p) for p in ARMED_FOUND_ON],
+    "weapon",
+    0,
+    ARMED_STEERED_ON,
+    {},
+    avoid=[caption(p, weapon=True) for p in ARMED_FOUND_ON],
+)
+WOMAN_SINGLE_PAIR = Task("woman, one pair", ["a woman"], ["a person"], "gender", 1, STEERED_ON, {"gender": 1})
+
+
+class Bench:
+    """The demo model and its judge, loaded once."""
+
+    @cached_property
+    def parts(self):
+        return load_demo_model()
+
+    @cached_property
+    def judge(self):
+        return load_classifier()
+
+    def conditioning(self, texts: list[str]) -> list:
+        """CONDITIONING of one entry a prompt, as Conditioning (Combine) makes it."""
+        with torch.inference_mode():
+            return [encode(self.parts[1], [text])[0] for text in texts]
+
+    def discover(self, task: Task, **settings) -> tuple[Discovery, float]:
+        """The discovery, and the seconds it took."""
+        options = DiscoverySettings(task.name, **{"width": 128, "height": 128, **settings})
+        concept, base = self.conditioning(task.concept), self.conditioning(task.base)
+        avoid = self.conditioning(task.avoid) if task.avoid else None
+        began = time.perf_counter()
+        with torch.inference_mode():
+            found = discover(self.parts[0], concept, base, options, avoid=avoid)
+        return found, time.perf_counter() - began
+
+    def judge_prompts(self, task: Task, images: int, concept: Concept | None = None, strength: float = 0.0,
+                      cfg: float = CFG, named: bool = False) -> dict[str, float]:  # fmt: skip
+        """Shares of images with the concept, and with the profession still recognised, over unseen professions."""
+        professions = [task.steered_on[i % len(task.steered_on)] for i in range(images)]
+        prompts = [caption(p, **(task.named if named else {})) for p in professions]
+        model, clip, vae = self.parts
+        if concept is not None and strength:
+            model = apply_steering(model, concept, strength)
+        seen = draw_and_judge(self.judge, model, clip, vae, prompts, [5000 + i for i in range(images)], cfg=cfg)
+        return shares(seen, task, professions)
+
+    def sweep(self, task: Task, concept: Concept, strengths: list[float], images: int) -> list[dict[str, float]]:
+        """`judge_prompts` at each strength, same seeds."""
+        return [{"strength": s, **self.judge_prompts(task, images, concept, s)} for s in strengths]
+
+
+def shares(seen: Attributes, task: Task, professions: list[str]) -> dict[str, float]:
+    """Concept rate and fidelity of a batch of judged images."""
+    wanted = torch.tensor([PROFESSION_INDEX[p] for p in professions])
+    return {
+        "concept": (getattr(seen, task.attribute) == task.value).double().mean().item(),
+        "profession": (seen.profession == wanted).double().mean().item(),
+    }
+
+
+def at_fidelity(rows: list[dict[str, float]], least: float = 0.95) -> dict[str, float]:
+    """The row with the highest concept rate among those where professions are still recognised often enough."""
+    faithful = [row for row in rows if row["profession"] >= least]
+    return max(faithful, key=lambda row: row["concept"]) if faithful else {"strength": math.nan, "concept": math.nan}
+
+
+def percent(value: float) -> str:
+    """ "96.1 %"."""
+    return "–" if math.isnan(value) else f"{100 * value:.1f} %"
+
+
+def write_json(name: str, content) -> None:
+    """`benchmarks/results/<name>.json`."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")

@@ -1,0 +1,134 @@
+"""The main job from the shell: run `workflows/discover_and_steer.json` on a real ComfyUI and show what came of it.
+
+Leaves in output/demo/: the vector, the loss plot, and a strip of images, unsteered above and steered below, same seeds.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+import run_module
+from comfy_server import ROOT, Server, running_server
+
+WORKFLOW = ROOT / "workflows" / "discover_and_steer.json"
+OUTPUT = ROOT / "output" / "demo"
+IN_STRIP = 8
+PROFESSION, GENDER = "judge", 1
+
+
+class Terminal:
+    """Prints each node as it runs, its progress, and how long it took."""
+
+    def __init__(self, prompt: dict):
+        self.names = {
+            node: entry.get("_meta", {}).get("title") or entry["class_type"] for node, entry in prompt.items()
+        }
+        self.node: str | None = None
+        self.began = time.monotonic()
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, event: dict) -> None:
+        data = event.get("data") or {}
+        if event.get("type") == "executing":
+            self._finish()
+            self.node, self.began = data.get("node"), time.monotonic()
+        elif event.get("type") == "progress" and self.node is not None:
+            print(f"\r  {self.names.get(self.node, '')}: {data['value']}/{data['max']}   ", end="", flush=True)
+
+    def _finish(self) -> None:
+        took = time.monotonic() - self.began
+        if self.node is not None and took > 0.5:
+            name = self.names.get(self.node, self.node)
+            self.seconds[name] = self.seconds.get(name, 0) + took
+            print(f"\r  {name}: {took:.1f} s            ", flush=True)
+
+
+def main() -> None:
+    """Run the demo; one line says what to do where it fails."""
+    began = time.monotonic()
+    try:
+        with running_server() as server:
+            print(
+                f"ComfyUI is up after {time.monotonic() - began:.1f} s; running {WORKFLOW.relative_to(ROOT)}",
+                flush=True,
+            )
+            outputs = run(server)
+    except ModuleNotFoundError as error:
+        raise SystemExit(
+            f"\n{error}: install it into this Python (`pip install {error.name}`), or unset COMFYUI_PATH."
+        ) from error
+    except (RuntimeError, OSError) as error:
+        raise SystemExit(
+            f"\nThe demo failed: {error}\nRun it again with a clean `make setup`, or report this message."
+        ) from error
+    rates = judge(outputs)
+    for name, (concept, profession) in rates.items():
+        print(
+            f"{name:>10}: {100 * concept:5.1f} % women, {100 * profession:5.1f} % still a {PROFESSION} ({outputs['count']} images)"
+        )
+    print(f"All in all {time.monotonic() - began:.0f} s. Look at {OUTPUT.relative_to(ROOT)}/strip.png")
+
+
+def run(server: Server) -> dict:
+    """Queue the workflow, collect its files in OUTPUT; returns the image files by name."""
+    prompt = server.convert(WORKFLOW)
+    terminal = Terminal(prompt)
+    server.run(prompt, on_event=terminal)
+    shutil.rmtree(OUTPUT, ignore_errors=True)
+    OUTPUT.mkdir(parents=True)
+    images = {name: sorted((server.output / "demo").glob(f"{name}_*.png")) for name in ("unsteered", "steered")}
+    (vector,) = (server.base / "models" / "concept_vectors" / "demo").glob("*.safetensors")
+    (plot,) = (server.output / "demo").glob("loss_plot_*.png")
+    shutil.copy(vector, OUTPUT / "woman.safetensors")
+    shutil.copy(plot, OUTPUT / "loss_plot.png")
+    tensors = {name: load_images(files) for name, files in images.items()}
+    save_strip(tensors)
+    (OUTPUT / "seconds.json").write_text(json.dumps(terminal.seconds, indent=1) + "\n")
+    return {**tensors, "count": len(images["steered"])}
+
+
+def load_images(files: list[Path]):
+    """IMAGE tensor of PNG files."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    return torch.from_numpy(np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])).float() / 255
+
+
+def save_strip(images: dict) -> None:
+    """Unsteered above, steered below, same seed in each column."""
+    import torch
+    from PIL import Image
+
+    rows = [torch.cat(list(images[name][:IN_STRIP]), dim=1) for name in ("unsteered", "steered")]
+    pixels = (torch.cat(rows) * 255).round().byte().numpy()
+    Image.fromarray(pixels).resize((pixels.shape[1] * 2, pixels.shape[0] * 2), Image.LANCZOS).save(OUTPUT / "strip.png")
+
+
+def judge(outputs: dict) -> dict[str, tuple[float, float]]:
+    """Shares of women and of recognised professions, by the demo model's classifier."""
+    run_module.add_comfyui_to_path()
+    run_module.load_pack()
+    from hspace_steering.demo.captions import PROFESSIONS
+    from hspace_steering.demo.classifier import classify, load_classifier
+
+    wanted = list(PROFESSIONS).index(PROFESSION)
+    rates = {}
+    for name in ("unsteered", "steered"):
+        seen = classify(load_classifier(), outputs[name])
+        rates[name] = tuple((found == value).double().mean().item()
+                            for found, value in ((seen.gender, GENDER), (seen.profession, wanted)))  # fmt: skip
+    return rates
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit("\nStopped; the server is down.") from None

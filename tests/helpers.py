@@ -1,0 +1,149 @@
+"""Builders for the tests: tiny real U-Nets in ModelPatchers, conditionings, calls of node classes, a live server."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import sys
+from pathlib import Path
+
+import comfy.model_patcher
+import comfy.ops
+import comfy.sample
+import comfy.supported_models
+import hspace_steering
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+CONTEXT = 16
+TINY_UNET = {
+    "image_size": 16,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 32,
+    "channel_mult": (1, 2),
+    "num_res_blocks": [1, 1],
+    "transformer_depth": [1, 0],
+    "transformer_depth_middle": 1,
+    "transformer_depth_output": [1, 1, 0, 0],
+    "context_dim": CONTEXT,
+    "use_spatial_transformer": True,
+    "use_linear_in_transformer": False,
+    "use_temporal_attention": False,
+    "adm_in_channels": None,
+    "legacy": False,
+}
+
+
+class TinyModel(comfy.supported_models.SD15):
+    """An SD 1.5 of 0.4 M parameters: h-space `[64, 8, 8]` for 16 x 16 latents."""
+
+    unet_config = TINY_UNET
+    unet_extra_config = {"num_heads": 4, "num_head_channels": -1}
+
+
+class TinyVPrediction(TinyModel):
+    """The same with v-prediction."""
+
+    def model_type(self, state_dict, prefix=""):
+        import comfy.model_base
+
+        return comfy.model_base.ModelType.V_PREDICTION
+
+
+def tiny_model(seed: int = 0, dtype=torch.float32, config_class=TinyModel) -> comfy.model_patcher.ModelPatcher:
+    """A ModelPatcher around a real UNetModel with random weights, created inside inference mode as loaders do."""
+    from hspace_steering.demo.training.common import initialise
+
+    with torch.inference_mode():
+        torch.manual_seed(seed)
+        config = config_class(config_class.unet_config)
+        config.set_inference_dtype(dtype, torch.float32 if dtype in (torch.float16, torch.bfloat16) else None)
+        if config.manual_cast_dtype is not None:
+            config.custom_operations = comfy.ops.manual_cast
+        model = config.get_model({})
+        initialise(model.diffusion_model)
+        model.diffusion_model.to(dtype)
+        model.eval()
+    cpu = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
+
+
+def conditioning(seed: int, tokens: int = 7, entries: int = 1) -> list:
+    """CONDITIONING of random embeddings."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        [
+            torch.randn(1, tokens, CONTEXT, generator=generator),
+            {"pooled_output": torch.randn(1, CONTEXT, generator=generator)},
+        ]
+        for _ in range(entries)
+    ]
+
+
+def sample(model, positive=None, negative=None, *, batch=1, steps=4, cfg=4.0, seed=0, size=16, sampler="euler",
+           scheduler="normal") -> torch.Tensor:  # fmt: skip
+    """Latents of stock sampling inside inference mode."""
+    with torch.inference_mode():
+        latent = torch.zeros(batch, 4, size, size)
+        noise = comfy.sample.prepare_noise(latent, seed)
+        return comfy.sample.sample(
+            model, noise, steps, cfg, sampler, scheduler, positive or conditioning(1), negative or conditioning(2),
+            latent, disable_pbar=True, seed=seed,
+        )  # fmt: skip
+
+
+def direction(shape=(64, 8, 8), name="test", family="TinyModel", seed=0, **metadata):
+    """A random direction that fits the tiny model."""
+    from hspace_steering.hspace.concept import Direction
+
+    return Direction(torch.randn(shape, generator=torch.Generator().manual_seed(seed)), name, family, metadata)
+
+
+def record_h(model) -> tuple[comfy.model_patcher.ModelPatcher, list[dict]]:
+    """A clone that records h at the decoder's entrance, after every patch before it."""
+    recorded: list[dict] = []
+
+    def patch(h, hsp, transformer_options):
+        if transformer_options["block"] == ("output", 0):
+            recorded.append({
+                "h": h.clone(),
+                "cond_or_uncond": list(transformer_options["cond_or_uncond"]),
+                "sigma": transformer_options["sigmas"][0].item(),
+                "runs": transformer_options.get("hspace_steering", {}),
+            })  # fmt: skip
+        return h, hsp
+
+    clone = model.clone()
+    clone.set_model_output_block_patch(patch)
+    return clone, recorded
+
+
+def node_classes() -> dict:
+    """Node classes of the pack by id."""
+    extension = asyncio.run(hspace_steering.comfy_entrypoint())
+    return {node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.get_node_list())}
+
+
+def run_node(node_id: str, **inputs):
+    """What a node returns, its widgets at their defaults unless given, inside inference mode as ComfyUI runs it."""
+    node = node_classes()[node_id]
+    widgets = {
+        widget.id: widget.default
+        for widget in node.GET_SCHEMA().inputs
+        if not widget.optional and getattr(widget, "default", None) is not None
+    }
+    prepared = node.PREPARE_CLASS_CLONE({})
+    with torch.inference_mode():
+        return prepared.execute(**{**widgets, **inputs}).result
+
+
+def running_server(**options):
+    """Context manager around a real server; see `scripts/comfy_server.py`."""
+    name = "hspace_comfy_server"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / "comfy_server.py")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[name].running_server(**options)

@@ -1,0 +1,57 @@
+"""A steered U-Net agrees with diffusers' own U-Net holding the same weights, steered by a plain forward hook."""
+
+import comfy.utils
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from hspace_steering.hspace.steering import apply_steering
+from hspace_test_helpers import CONTEXT, TINY_UNET, conditioning, direction, sample, tiny_model
+
+
+def twin(model) -> UNet2DConditionModel:
+    """diffusers' U-Net with the weights of a tiny ComfyUI model."""
+    unet = UNet2DConditionModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=CONTEXT,
+        attention_head_dim=4,
+        norm_num_groups=32,
+    )
+    theirs = unet.state_dict()
+    ours = {key: value.clone() for key, value in model.model.diffusion_model.state_dict().items()}
+    mapping = comfy.utils.unet_to_diffusers({**TINY_UNET, "num_res_blocks": [1, 1]})
+    for their_key, our_key in mapping.items():
+        if their_key in theirs:
+            theirs[their_key] = ours[our_key]
+    unet.load_state_dict(theirs)
+    return unet.eval()
+
+
+@pytest.mark.parametrize("strength", [0.0, 1.0, -3.5])
+def test_steered_prediction_equals_a_hook_on_mid_block(strength):
+    model, v = tiny_model(), direction()
+    unet = twin(model)
+    unet.mid_block.register_forward_hook(lambda module, inputs, output: output + strength * v.tensor)
+    positive = conditioning(1)
+    seen = {}
+
+    def record(apply_model, options):
+        denoised = apply_model(options["input"], options["timestep"], **options["c"])
+        seen.update(x=options["input"].clone(), sigma=options["timestep"].clone(), denoised=denoised.clone())
+        return denoised
+
+    steered = apply_steering(model, v, strength)
+    steered.set_model_unet_function_wrapper(record)
+    sample(steered, positive=positive, cfg=1.0, steps=3)
+    sampling = model.get_model_object("model_sampling")
+    with torch.no_grad():
+        x = sampling.calculate_input(seen["sigma"], seen["x"])
+        predicted = unet(x, sampling.timestep(seen["sigma"]).float(), positive[0][0]).sample
+    ours = (seen["x"] - seen["denoised"]) / seen["sigma"].view(-1, 1, 1, 1)
+    assert predicted.abs().max() > 0.01
+    torch.testing.assert_close(ours, predicted, rtol=0, atol=1e-4)

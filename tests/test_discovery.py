@@ -1,0 +1,230 @@
+"""Discovery on tiny real U-Nets: the optimiser's gradient, frozen weights, reproducibility, resume and cancel."""
+
+import hashlib
+
+import comfy.model_management
+import comfy.samplers
+import pytest
+import torch
+from hspace_steering.hspace.discovery import DiscoverySettings, discover
+from hspace_steering.hspace.vector_file import load_direction
+from hspace_test_helpers import (
+    TinyVPrediction,
+    conditioning,
+    direction,
+    run_node,
+    sample,
+    tiny_model,
+)
+
+FAST = {"steps": 6, "batch_size": 2, "sample_count": 4, "width": 128, "height": 128}
+
+
+def settings(**changes):
+    return DiscoverySettings("test", **{**FAST, **changes})
+
+
+def find(model=None, concept=None, base=None, listener=None, **changes):
+    """A discovery inside inference mode, as a node runs it."""
+    extra = {key: changes.pop(key) for key in ("samples", "avoid", "start_from", "keep_partial") if key in changes}
+    with torch.inference_mode():
+        return discover(
+            model or tiny_model(), concept or conditioning(1), base or conditioning(2), settings(**changes),
+            listener=listener, **extra,
+        )  # fmt: skip
+
+
+def weights_hash(model):
+    digest = hashlib.sha256()
+    for key, value in sorted(model.model.state_dict().items()):
+        digest.update(key.encode() + value.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@pytest.mark.parametrize("method", ["distilled", "paper"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_finds_a_vector_and_leaves_the_model_as_it_was(method, dtype):
+    model = tiny_model(dtype=dtype)
+    before, drawn = weights_hash(model), sample(model)
+    parameters = {name: id(p) for name, p in model.model.named_parameters()}
+    found = find(model, method=method)
+    assert found.direction.tensor.shape == (64, 8, 8)
+    assert found.direction.tensor.abs().mean() > 0
+    assert len(found.losses) == 6
+    assert weights_hash(model) == before
+    assert {name: id(p) for name, p in model.model.named_parameters()} == parameters
+    assert not any(p.requires_grad and p.grad is not None for p in model.model.parameters())
+    assert torch.equal(sample(model), drawn)
+
+
+@pytest.mark.parametrize("method", ["distilled", "paper"])
+def test_same_seed_same_bits(method):
+    a, b, other = find(method=method), find(method=method), find(method=method, seed=1)
+    assert torch.equal(a.direction.tensor, b.direction.tensor)
+    assert a.losses == b.losses
+    assert not torch.equal(a.direction.tensor, other.direction.tensor)
+
+
+def test_distilled_learns_what_the_prompt_left_out():
+    """The loss is the unexplained share of the teacher's difference: 1 with no vector, less with one."""
+    samples = torch.randn(8, 4, 16, 16, generator=torch.Generator().manual_seed(3))
+    found = find(steps=40, batch_size=4, samples=samples, learning_rate=0.02)
+    assert found.losses[0] == pytest.approx(1, abs=1e-3)
+    assert sum(found.losses[-8:]) / 8 < 0.97
+
+
+@pytest.mark.parametrize("config", [None, TinyVPrediction])
+@pytest.mark.parametrize("method", ["distilled", "paper"])
+def test_gradient_against_finite_differences_in_float64(method, config):
+    from hspace_steering.hspace import learner as module
+
+    model = tiny_model(dtype=torch.float64, **({"config_class": config} if config else {}))
+    samples = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(3))
+    family = config.__name__ if config else "TinyModel"
+    start = direction(seed=5, family=family)
+    seen = {}
+
+    class Probe(module.Learner):
+        def descend(self, errors):
+            seen["loss"] = errors.detach().sum().item()
+            (seen["gradient"],) = torch.autograd.grad(errors.sum(), self.vector)
+            self.losses.append(0.0)
+
+    from hspace_steering.hspace import discovery
+
+    def probe(vector):
+        original, discovery.Learner = discovery.Learner, Probe
+        try:
+            find(model, method=method, steps=1, samples=samples, start_from=vector)
+        finally:
+            discovery.Learner = original
+        return seen["loss"], seen["gradient"]
+
+    _, gradient = probe(start)
+    along = gradient / gradient.norm()
+    step = 0.05
+    moved = [probe(type(start)(start.tensor + sign * step * along.float(), "moved", family))[0] for sign in (1, -1)]
+    measured = (moved[0] - moved[1]) / (2 * step)
+    assert measured == pytest.approx(gradient.norm().item(), rel=1e-3)
+
+
+def test_several_pairs_and_different_lengths():
+    found = find(concept=conditioning(1, entries=3), base=conditioning(2, entries=2) + conditioning(4, tokens=14))
+    assert found.direction.metadata["pairs"] == "3"
+
+
+def test_pairs_of_a_batch_are_what_they_are_alone():
+    """Image i of a mixed batch sees exactly its own prompt."""
+    from hspace_steering.hspace import conditioning as cond
+
+    model = tiny_model()
+    prompts = conditioning(1, entries=2) + conditioning(3, tokens=14)
+    guider = comfy.samplers.CFGGuider(model)
+    guider.inner_set_conds({"base": prompts})
+    outputs = {}
+
+    class Look(comfy.samplers.Sampler):
+        def sample(self, model_wrap, sigmas, extra_args, callback, noise, *args, **kwargs):
+            conds, options, inner = model_wrap.conds["base"], extra_args["model_options"], model_wrap.inner_model
+            x, sigma = noise * sigmas[0], sigmas[:1].expand(3)
+            outputs["mixed"] = comfy.samplers.calc_cond_batch(inner, [cond.rows(conds, [2, 0, 1])], x, sigma, options)[
+                0
+            ]
+            for image, pair in enumerate((2, 0, 1)):
+                alone = comfy.samplers.calc_cond_batch(
+                    inner, [[conds[pair]]], x[image : image + 1], sigma[:1], options
+                )[0]
+                outputs[image] = alone[0]
+            return noise
+
+    with torch.inference_mode():
+        guider.sample(torch.randn(3, 4, 16, 16), torch.zeros(3, 4, 16, 16), Look(), torch.tensor([5.0, 0.0]))
+    for image in range(3):
+        torch.testing.assert_close(outputs["mixed"][image], outputs[image], rtol=1e-4, atol=1e-4)
+
+
+def test_avoid_changes_what_is_found():
+    same = conditioning(2)
+    found = find(concept=same, base=same, avoid=conditioning(9))
+    assert found.direction.tensor.abs().mean() > 0
+    assert found.losses[0] == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"concept": conditioning(1, entries=2)}, "concept holds 2 prompts and base 1"),
+        ({"avoid": conditioning(1, entries=3)}, "avoid holds 3"),
+        ({"concept": []}, "concept"),
+        ({"samples": torch.zeros(1, 16, 8, 8)}, "samples: .*4 latent channels"),
+        ({"width": 100}, "width: 100"),
+        ({"name": " "}, "name"),
+        ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"start_from": direction(family="SD1", shape=(1280, 8, 8))}, "SD1"),
+        ({"base": [[torch.zeros(1, 7, 16), {"mask": torch.ones(1, 8, 8)}]]}, "base: .*mask"),
+    ],
+)
+def test_errors_name_the_input(changes, words):
+    base = {"concept": conditioning(1), "base": conditioning(2)}
+    concept, base = (changes.pop(key, default) for key, default in base.items())
+    name = changes.pop("name", "test")
+    extra = {key: changes.pop(key) for key in ("samples", "avoid", "start_from") if key in changes}
+    with pytest.raises(ValueError, match=words), torch.inference_mode():
+        discover(tiny_model(), concept, base, DiscoverySettings(name, **{**FAST, **changes}), **extra)
+
+
+class Stop:
+    """A listener that presses cancel at a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def __call__(self, progress):
+        if progress.step == self.step:
+            comfy.model_management.interrupt_current_processing()
+
+
+@pytest.mark.parametrize("method", ["distilled", "paper"])
+def test_cancel_within_a_step_keeps_what_was_found_and_resumes(method, vector_folder):
+    model, kept = tiny_model(), []
+    before = weights_hash(model)
+    samples = torch.randn(4, 4, 16, 16, generator=torch.Generator().manual_seed(3))
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        find(model, method=method, samples=samples, listener=Stop(3), keep_partial=kept.append)
+    assert weights_hash(model) == before
+    (partial,) = kept
+    assert partial.metadata["steps"] in ("3", "4")
+    from hspace_steering.nodes.discover import keep_partial
+
+    keep_partial(partial)
+    (path,) = vector_folder.glob("partial/*.safetensors")
+    resumed = find(model, method=method, samples=samples, start_from=load_direction(path))
+    whole = find(model, method=method, samples=samples)
+    assert len(resumed.losses) == 6 - int(partial.metadata["steps"])
+    assert torch.equal(resumed.direction.tensor, whole.direction.tensor)
+    assert not whole.direction.extra
+
+
+def test_failure_keeps_what_was_found():
+    kept = []
+
+    def fail(progress):
+        if progress.step == 2:
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        find(listener=fail, keep_partial=kept.append)
+    assert kept[0].metadata["steps"] == "2"
+
+
+def test_node_outputs(vector_folder):
+    concept, plot, samples = run_node(
+        "HSpaceDiscoverConcept", model=tiny_model(), concept=conditioning(1), base=conditioning(2), **FAST
+    )
+    assert plot.shape == (1, 512, 768, 3)
+    assert samples["samples"].shape[1:] == (4, 16, 16)
+    assert {"base_model", "prediction_type", "final_loss", "seed", "method"} <= set(concept.metadata)
+    (path,) = run_node("HSpaceSaveConcept", concept=concept, filename_prefix="mine/test")
+    assert path == str(vector_folder / "mine" / "test.safetensors")
+    (loaded,) = run_node("HSpaceLoadConcept", concept_name="mine/test.safetensors")
+    assert torch.equal(loaded.tensor, concept.tensor)

@@ -1,0 +1,44 @@
+"""The promise of ids, names and order, and that every input and output says what it is for."""
+
+import pytest
+from hspace_test_helpers import node_classes
+
+PROMISED = {
+    "HSpaceLoadDemoModel": ("Load Emoji Demo Model", "", "MODEL CLIP VAE"),
+    "HSpaceDiscoverConcept": (
+        "Discover Concept Direction",
+        "model concept base name method steps batch_size learning_rate guidance sample_count width height seed samples "
+        "avoid start_from",
+        "CONCEPT_VECTOR IMAGE LATENT",
+    ),
+    "HSpaceSaveConcept": ("Save Concept Vector", "concept filename_prefix", "STRING"),
+    "HSpaceLoadConcept": ("Load Concept Vector", "concept_name", "CONCEPT_VECTOR"),
+    "HSpaceImportConcept": ("Import Concept Vector", "file concept_name", "CONCEPT_VECTOR"),
+    "HSpaceApplySteering": (
+        "Apply H-Space Steering",
+        "model concept strength start_percent end_percent apply_to mask",
+        "MODEL STRING",
+    ),
+}
+OPTIONAL = {"samples", "avoid", "start_from", "mask"}
+
+
+def test_every_node_is_promised():
+    assert set(node_classes()) == set(PROMISED)
+
+
+@pytest.mark.parametrize("node_id", PROMISED)
+def test_node(node_id):
+    schema = node_classes()[node_id].GET_SCHEMA()
+    display_name, inputs, outputs = PROMISED[node_id]
+    assert schema.display_name == display_name
+    assert schema.category.startswith("h-space")
+    assert len(schema.description) > 40
+    assert " ".join(item.id for item in schema.inputs) == inputs
+    assert " ".join(item.io_type for item in schema.outputs) == outputs
+    assert {item.id for item in schema.inputs if item.optional} == OPTIONAL & set(inputs.split())
+    for item in [*schema.inputs, *schema.outputs]:
+        assert item.tooltip, f"{node_id}: no tooltip"
+    for item in schema.inputs:
+        if item.io_type in ("INT", "FLOAT"):
+            assert item.min <= item.default <= item.max
