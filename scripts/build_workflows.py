@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 from comfy_server import ROOT, running_server
 
-COLUMN, ROW = 340, 30
+COLUMN, ROW = 380, 30
 TITLE_HEIGHT, GROUP_MARGIN = 34, 14
 
 
@@ -45,7 +45,7 @@ class Workflow:
         self.x, self.y = column * COLUMN, row
 
     def add(
-        self, kind: str, title: str | None = None, width: int = 300, height: int | None = None, **inputs
+        self, kind: str, title: str | None = None, box: tuple[int, int | None] = (300, None), **inputs
     ) -> list[Out]:
         """A node; an `Out` links an input, anything else is a widget's value. Returns its outputs."""
         definition = self.definitions[kind]
@@ -70,6 +70,7 @@ class Workflow:
         outputs = [{"name": name, "type": type_, "links": []}
                    for name, type_ in zip(definition["output_name"], definition["output"], strict=True)]  # fmt: skip
         multiline = sum(1 for spec in specs.values() if len(spec) > 1 and spec[1].get("multiline"))
+        width, height = box
         height = height or 40 + 22 * max(len(slots), len(outputs)) + 26 * len(values) + 60 * multiline
         self._place(number, kind, title, slots, outputs, values, width, height)
         return [Out(number, slot, output["type"]) for slot, output in enumerate(outputs)]
@@ -143,11 +144,15 @@ def discover_and_steer(flow: Workflow) -> None:
     pairs = []
     for column, (title, prompt) in enumerate((("concept", "a woman {}"), ("base", "a {}"))):
         flow.at(1 + 2 * column)
-        prompts = [flow.add("CLIPTextEncode", title, 300, 96, clip=clip, text=prompt.format(p))[0] for p in professions]
+        prompts = [
+            flow.add("CLIPTextEncode", title, (300, 96), clip=clip, text=prompt.format(p))[0] for p in professions
+        ]
         flow.at(2 + 2 * column)
         combined = prompts[0]
         for other in prompts[1:]:
-            (combined,) = flow.add("ConditioningCombine", None, 300, 60, conditioning_1=combined, conditioning_2=other)
+            (combined,) = flow.add(
+                "ConditioningCombine", None, (300, 60), conditioning_1=combined, conditioning_2=other
+            )
         pairs.append(combined)
     flow.at(4, 5 * (60 + TITLE_HEIGHT + ROW))
     flow.note(
@@ -159,35 +164,35 @@ def discover_and_steer(flow: Workflow) -> None:
     first = len(flow.nodes)
     flow.at(5)
     vector, plot, samples = flow.add(
-        "HSpaceDiscoverConcept", None, 320, 470, model=model, concept=pairs[0], base=pairs[1], name="woman", width=128, height=128,
+        "HSpaceDiscoverConcept", None, (320, 470), model=model, concept=pairs[0], base=pairs[1], name="woman", width=128, height=128,
     )  # fmt: skip
-    flow.add("HSpaceSaveConcept", None, 320, 84, concept=vector, filename_prefix="demo/woman")
+    flow.add("HSpaceSaveConcept", None, (320, 84), concept=vector, filename_prefix="demo/woman")
     flow.note(
         "### 3. Discover\nWatch the preview: it shows what the model draws under the right-hand prompts, steered by "
         "the vector so far. Lower **batch_size** if memory runs out. The vector is saved in models/concept_vectors.", 320, 190
     )  # fmt: skip
     flow.at(6)
-    flow.add("SaveImage", "Loss plot", 320, 330, images=plot, filename_prefix="demo/loss_plot")
-    (learnt,) = flow.add("VAEDecode", None, 320, 60, samples=samples, vae=vae)
-    flow.add("PreviewImage", "Images drawn while learning", 320, 330, images=learnt)
+    flow.add("SaveImage", "Loss plot", (320, 330), images=plot, filename_prefix="demo/loss_plot")
+    (learnt,) = flow.add("VAEDecode", None, (320, 60), samples=samples, vae=vae)
+    flow.add("PreviewImage", "Images drawn while learning", (320, 330), images=learnt)
     flow.group("3. Discover", first)
 
     first = len(flow.nodes)
     flow.at(7)
-    (prompt,) = flow.add("CLIPTextEncode", "a prompt it has not seen", 320, 96, clip=clip, text="a judge")
-    (negative,) = flow.add("CLIPTextEncode", "negative", 320, 96, clip=clip, text="")
-    (latent,) = flow.add("EmptyLatentImage", None, 320, 130, width=128, height=128, batch_size=16)
-    steered, _ = flow.add("HSpaceApplySteering", None, 320, 230, model=model, concept=vector, strength=STRENGTH)
+    (prompt,) = flow.add("CLIPTextEncode", "a prompt it has not seen", (320, 96), clip=clip, text="a judge")
+    (negative,) = flow.add("CLIPTextEncode", "negative", (320, 96), clip=clip, text="")
+    (latent,) = flow.add("EmptyLatentImage", None, (320, 130), width=128, height=128, batch_size=16)
+    steered, _ = flow.add("HSpaceApplySteering", None, (320, 230), model=model, concept=vector, strength=STRENGTH)
     flow.note(
         "### 4. Steer\nThe same seeds twice: plain, and with the vector added. Raise **strength** for more of the "
         "concept, make it negative for less, set it to 0 for none.", 320, 150
     )  # fmt: skip
     flow.at(8)
     for title, source, name in (("Unsteered", model, "unsteered"), ("Steered", steered, "steered")):
-        (drawn,) = flow.add("KSampler", title, 320, 262, model=source, positive=prompt, negative=negative, latent_image=latent,
+        (drawn,) = flow.add("KSampler", title, (320, 262), model=source, positive=prompt, negative=negative, latent_image=latent,
                             seed=1, steps=20, cfg=4.0, sampler_name="euler", scheduler="normal")  # fmt: skip
-        (image,) = flow.add("VAEDecode", None, 320, 60, samples=drawn, vae=vae)
-        flow.add("SaveImage", title, 320, 330, images=image, filename_prefix=f"demo/{name}")
+        (image,) = flow.add("VAEDecode", None, (320, 60), samples=drawn, vae=vae)
+        flow.add("SaveImage", title, (320, 330), images=image, filename_prefix=f"demo/{name}")
     flow.group("4. Steer", first)
 
 
