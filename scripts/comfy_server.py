@@ -58,18 +58,12 @@ class Server:
         """
         import autograph
 
-        events: list[dict] = []
-
-        def listen(event):
-            events.append(dict(event))
-            if on_event is not None:
-                on_event(event)
-
         submission = autograph.ApiFlow(dict(prompt)).submit(
-            server_url=self.url, wait=True, timeout=int(timeout), wait_timeout=int(timeout), on_event=listen
+            server_url=self.url, wait=True, wait_timeout=int(timeout), on_event=on_event or (lambda event: None)
         )
-        history = submission.get("history") or {}
-        entry = history.get(submission.get("prompt_id"), history)
+        entry = (submission.get("history") or {}).get(submission.prompt_id)
+        if entry is None:
+            raise RuntimeError(f"ComfyUI did not finish within {timeout:.0f} s.")
         status = entry.get("status", {})
         for kind, message in status.get("messages", []):
             if kind == "execution_error":

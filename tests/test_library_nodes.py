@@ -17,7 +17,7 @@ def test_save_never_overwrites_and_load_lists_the_file(vector_folder):
 
 
 def test_save_refuses_combinations(vector_folder):
-    with pytest.raises(ValueError, match="concept: .*combination"):
+    with pytest.raises(ValueError, match=r"concept: .*combination"):
         run_node("HSpaceSaveConcept", concept=2 * direction(), filename_prefix="woman")
 
 

@@ -103,7 +103,7 @@ def test_import_by_name_and_by_column(tmp_path):
 @pytest.mark.parametrize("concept", ["cat", "3", "-1", ""])
 def test_import_of_unknown_concepts_lists_the_known(tmp_path, concept):
     path, _ = paper_file(tmp_path)
-    with pytest.raises(ValueError, match="concept_name: .*(woman, man, dark|3 columns)"):
+    with pytest.raises(ValueError, match=r"concept_name: .*(woman, man, dark|3 columns)"):
         import_paper_direction(path, concept)
 
 
@@ -125,7 +125,7 @@ def test_import_never_runs_code(tmp_path):
 )
 def test_import_of_other_layouts(tmp_path, state):
     torch.save(state, tmp_path / "unet.pth")
-    with pytest.raises(ValueError, match="unet.pth"):
+    with pytest.raises(ValueError, match=r"unet.pth"):
         import_paper_direction(tmp_path / "unet.pth", "0")
 
 
