@@ -16,7 +16,8 @@ from ..demo.classifier import Attributes, load_classifier
 from ..demo.generate import CFG, draw_and_judge, encode
 from ..demo.loader import load_demo_model
 from ..hspace.concept import Concept
-from ..hspace.discovery import Discovery, DiscoverySettings, discover
+from ..hspace.discovery import Discovery, discover
+from ..hspace.settings import DiscoverySettings
 from ..hspace.steering import apply_steering
 
 RESULTS = Path(__file__).parent / "results"

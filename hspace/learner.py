@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
 import comfy.samplers
@@ -14,6 +15,7 @@ import torch
 from . import conditioning as cond
 from .autograd import differentiable_attention
 from .objective import mean_square, prediction_scale, relative_error, teacher_target
+from .settings import DiscoverySettings
 from .steering import resize_direction
 
 ADAM_BETAS = (0.9, 0.99)
@@ -35,16 +37,16 @@ class Learner:
     """The vector, its optimiser, and the forward passes of one discovery.
 
     Attributes:
-        settings: `discovery.DiscoverySettings`.
-        model: the `BaseModel` that samples, inside `autograd.gradients_through`.
+        settings: what the user chose.
+        model: the model that samples, inside `autograd.gradients_through`.
         conds: prepared conds by role: base, concept, and perhaps avoid.
         vector: float32 `[C, H, W]` on the model's device; changed in place.
         options: model options of the run.
         rms: root mean square of h, measured in the first pass; learning rates are relative to it.
     """
 
-    settings: object
-    model: object
+    settings: DiscoverySettings
+    model: comfy.model_base.BaseModel
     conds: dict[str, list[dict]]
     vector: torch.Tensor
     options: dict

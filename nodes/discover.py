@@ -4,11 +4,12 @@ import logging
 
 from comfy_api.latest import io
 
-from ..hspace.discovery import METHODS, DiscoverySettings, discover
+from ..hspace.discovery import discover
 from ..hspace.library import PARTIAL, new_vector_path
 from ..hspace.monitor import ProgressMonitor
 from ..hspace.plots import loss_plot
 from ..hspace.prompt_trace import prompt_texts
+from ..hspace.settings import METHODS, DiscoverySettings
 from ..hspace.vector_file import save_direction
 from .types import CATEGORY, ConceptVector
 

@@ -6,7 +6,8 @@ import comfy.model_management
 import comfy.samplers
 import pytest
 import torch
-from hspace_steering.hspace.discovery import DiscoverySettings, discover
+from hspace_steering.hspace.discovery import discover
+from hspace_steering.hspace.settings import DiscoverySettings
 from hspace_steering.hspace.vector_file import load_direction
 from hspace_test_helpers import (
     TinyVPrediction,

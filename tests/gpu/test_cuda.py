@@ -3,7 +3,8 @@
 import comfy.model_management
 import pytest
 import torch
-from hspace_steering.hspace.discovery import DiscoverySettings, discover
+from hspace_steering.hspace.discovery import discover
+from hspace_steering.hspace.settings import DiscoverySettings
 from hspace_steering.hspace.steering import apply_steering
 from hspace_test_helpers import conditioning, direction, sample, tiny_model
 

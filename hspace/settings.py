@@ -1,0 +1,46 @@
+"""What a user chooses for a discovery."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+METHODS = ("distilled", "paper")
+
+
+@dataclass(frozen=True)
+class DiscoverySettings:
+    """What a user chooses. Raises ValueError naming the input that is out of range.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: images a step.
+        learning_rate: `distilled`: step of Adam as a share of the RMS of h, decaying by a cosine. `paper`: absolute
+            and constant, as published.
+        guidance: teacher guidance g; `paper` has no teacher.
+        sample_count: images to draw, where none are given.
+        width, height: of those images, in pixels.
+    """
+
+    name: str
+    method: str = "distilled"
+    steps: int = 300
+    batch_size: int = 8
+    learning_rate: float = 0.1
+    guidance: float = 3.0
+    sample_count: int = 128
+    width: int = 512
+    height: int = 512
+    seed: int = 0
+
+    def __post_init__(self):
+        if not self.name.strip():
+            raise ValueError("name: the concept needs a name, e.g. 'woman'.")
+        if self.method not in METHODS:
+            raise ValueError(f"method: '{self.method}' is not one of {', '.join(METHODS)}.")
+        for key in ("steps", "batch_size", "sample_count"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key}: {getattr(self, key)} is too small; 1 is the least.")
+        for key in ("learning_rate", "guidance"):
+            if not (math.isfinite(getattr(self, key)) and getattr(self, key) > 0):
+                raise ValueError(f"{key}: {getattr(self, key)} must be a positive number.")

@@ -1,0 +1,128 @@
+"""Where the x_t that a vector is learnt on come from: steered sampling runs, or images that are noised."""
+
+from __future__ import annotations
+
+import comfy.k_diffusion.sampling
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import torch
+
+from . import conditioning as cond
+from .learner import Learner
+from .settings import DiscoverySettings
+
+ROLL_OUT_CFG = 4.0
+STATES_PER_ROLL_OUT = (8, 50)
+LEARN_FROM_PERCENT, LEARN_TO_PERCENT = 0.0, 0.7
+SAMPLING_CFG = 7.5
+SAMPLING_STEPS = 20
+
+
+def states_per_roll_out(settings: DiscoverySettings) -> int:
+    """So many that `sample_count` images, `batch_size` at a time, take `steps` optimiser steps in all."""
+    runs = max(1, round(settings.sample_count / settings.batch_size))
+    least, most = STATES_PER_ROLL_OUT
+    return min(max(round(settings.steps / runs / (LEARN_TO_PERCENT - LEARN_FROM_PERCENT)), least), most)
+
+
+def _pairs(learner: Learner, batch: int, number: int) -> list[int]:
+    """Which pair each image of batch `number` belongs to: every pair in turn, in an order drawn from the seed."""
+    count = len(learner.conds["base"])
+    if not all(cond.mergeable(conds) for conds in learner.conds.values()):
+        return [number % count] * batch
+    order = torch.randperm(count, generator=_generator(learner.settings.seed, 1)).tolist()
+    return [order[(number * batch + i) % count] for i in range(batch)]
+
+
+def _generator(seed: int, *stream: int) -> torch.Generator:
+    """Noise that depends on the seed and on what it is for, so that a resumed run draws what it would have drawn."""
+    for number in stream:
+        seed = (seed * 6364136223846793005 + number + 1442695040888963407) % 2**63
+    return torch.Generator().manual_seed(seed)
+
+
+def roll_out(learner: Learner, sigmas: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """Distilled, on-policy: sampling runs steered by the vector so far, with one optimiser step at each state."""
+    sampling = learner.model.model_sampling
+    first, last = sampling.percent_to_sigma(LEARN_FROM_PERCENT), sampling.percent_to_sigma(LEARN_TO_PERCENT)
+    finished = []
+    number = 0
+    while not learner.finished:
+        pairs = _pairs(learner, noise.shape[0], number)
+        unconditional = learner.conds["unconditional"]
+        if "avoid" in learner.conds:
+            count = len(learner.conds["avoid"])
+            unconditional = cond.rows(learner.conds["avoid"], [pair % count for pair in pairs])
+
+        def denoiser(x, sigma, pairs=pairs, unconditional=unconditional, **_):
+            base = cond.rows(learner.conds["base"], pairs)
+            if last <= sigma[0] <= first and not learner.finished:
+                student, _, _ = learner.teach(x, sigma, pairs)
+                with torch.no_grad():
+                    empty = learner.denoise([unconditional], x, sigma)[0]
+            else:
+                with torch.no_grad():
+                    student = learner.denoise([base], x, sigma, steered=True)[0]
+                    empty = learner.denoise([unconditional], x, sigma)[0]
+            denoised = empty + ROLL_OUT_CFG * (student - empty)
+            learner.report(denoised)
+            return denoised
+
+        start = torch.randn(noise.shape, generator=_generator(learner.settings.seed, 2, number)).to(noise)
+        x = sampling.noise_scaling(sigmas[0], start, torch.zeros_like(start), True)
+        finished.append(comfy.k_diffusion.sampling.sample_euler(denoiser, x, sigmas, disable=True))
+        number += 1
+    return torch.cat(finished)
+
+
+def learn_from_samples(learner: Learner, sigmas: torch.Tensor, noise: torch.Tensor, samples: torch.Tensor):
+    """Noised samples as x_t: the paper's objective, or the teacher's on given images."""
+    settings, sampling = learner.settings, learner.model.model_sampling
+    latents = learner.model.process_latent_in(samples.clone()).to(noise)
+    count = len(learner.conds["base"])
+    same_pair = not all(cond.mergeable(conds) for conds in learner.conds.values())
+    while not learner.finished:
+        generator = _generator(settings.seed, 3, learner.step)
+        chosen = torch.randint(latents.shape[0], (settings.batch_size,), generator=generator)
+        if same_pair:
+            chosen = chosen - chosen % count + chosen[0] % count
+            chosen = torch.where(chosen < latents.shape[0], chosen, chosen[0])
+        u = torch.rand(settings.batch_size, generator=generator)
+        if learner.distilled:
+            strata = (torch.arange(settings.batch_size) + u) / settings.batch_size
+            percent = LEARN_FROM_PERCENT + (LEARN_TO_PERCENT - LEARN_FROM_PERCENT) * strata
+        else:
+            percent = 1 - (u * 1000).floor() / 999
+        sigma = torch.tensor([sampling.percent_to_sigma(p) for p in percent.clamp(1e-6, 1 - 1e-6).tolist()]).to(noise)
+        x0 = latents[chosen.to(latents.device)]
+        eps = torch.randn(x0.shape, generator=generator).to(noise)
+        x = sampling.noise_scaling(sigma, eps, x0, False)
+        pairs = (chosen % count).tolist()
+        if learner.distilled:
+            student, _, _ = learner.teach(x, sigma, pairs)
+        else:
+            student = learner.reconstruct(x, sigma, pairs, x0)
+        learner.report(student)
+    return latents[: noise.shape[0]]
+
+
+def draw_samples(model, concept: list, avoid: list | None, settings: DiscoverySettings, shape) -> torch.Tensor:
+    """`sample_count` LATENT images under the concept prompts, image i under prompt i modulo their number."""
+    sampler = comfy.samplers.sampler_object("euler")
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", SAMPLING_STEPS)
+    drawn: dict[int, torch.Tensor] = {}
+    for pair in range(len(concept)):
+        wanted = range(pair, settings.sample_count, len(concept))
+        negative = cond.zeroed(concept) if avoid is None else [avoid[pair % len(avoid)]]
+        for start in range(0, len(wanted), settings.batch_size):
+            indices = wanted[start : start + settings.batch_size]
+            latent = torch.zeros(len(indices), *shape)
+            noise = torch.cat([torch.randn(1, *shape, generator=_generator(settings.seed, 4, i)) for i in indices])
+            images = comfy.sample.sample_custom(
+                model, noise, SAMPLING_CFG, sampler, sigmas, [concept[pair]], negative, latent,
+                disable_pbar=True, seed=settings.seed,
+            )  # fmt: skip
+            drawn.update(zip(indices, images.cpu(), strict=True))
+            comfy.model_management.throw_exception_if_processing_interrupted()
+    return torch.stack([drawn[i] for i in range(settings.sample_count)])
