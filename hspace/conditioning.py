@@ -31,6 +31,11 @@ def check_pairs(concept: list, base: list, avoid: list | None) -> None:
         raise ValueError(f"avoid holds {len(avoid)} prompts; give one, or one for each of the {len(base)} pairs.")
 
 
+def same_prompts(a: list, b: list) -> bool:
+    """Whether two conditionings are one and the same, as where one node is connected to both inputs."""
+    return len(a) == len(b) and all(x[0] is y[0] and x[1] is y[1] for x, y in zip(a, b, strict=True))
+
+
 def zeroed(conditioning: list) -> list:
     """The unconditional prompt of models without one at hand: every embedding zero, as stock ConditioningZeroOut."""
     out = []

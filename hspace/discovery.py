@@ -97,6 +97,12 @@ def discover(
     """
     site = find_site(model)
     cond.check_pairs(concept, base, avoid)
+    same = cond.same_prompts(concept, base)
+    if same and avoid is None and (settings.method == "distilled" or samples is None):
+        raise ValueError(
+            "concept: the same prompt as base, so there is nothing to learn. Say the concept in one of them, or connect "
+            "to avoid what it must lack."
+        )
     shape = _latent_shape(model, settings, samples)
     height, width = site.map_size(*shape[1:])
     if start_from is None:
@@ -110,10 +116,12 @@ def discover(
     learn = roll_out if samples is None else partial(learn_from_samples, samples=samples)
     sampler = _DiscoverySampler(settings, start_from, learn, listener)
     guider = comfy.samplers.CFGGuider(model)
-    roles = {"concept": concept, "base": base}
+    roles = {"base": base, "unconditional": cond.zeroed(base)}
+    if not same:
+        roles["concept"] = concept
     if avoid is not None:
         roles["avoid"] = avoid
-    guider.inner_set_conds({**roles, "unconditional": cond.zeroed(base)})
+    guider.inner_set_conds(roles)
     latent = torch.zeros(settings.batch_size, *shape)
     noise = comfy.sample.prepare_noise(latent, settings.seed)
     sampling = model.get_model_object("model_sampling")

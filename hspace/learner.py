@@ -39,7 +39,7 @@ class Learner:
     Attributes:
         settings: what the user chose.
         model: the model that samples, inside `autograd.gradients_through`.
-        conds: prepared conds by role: base, concept, and perhaps avoid.
+        conds: prepared conds by role: base, unconditional, and concept (absent where it equals base), avoid.
         vector: float32 `[C, H, W]` on the model's device; changed in place.
         options: model options of the run.
         rms: root mean square of h, measured in the first pass; learning rates are relative to it.
@@ -92,20 +92,20 @@ class Learner:
         options = self.student_options if steered else self.options
         return comfy.samplers.calc_cond_batch(self.model, branches, x, sigma, options)
 
-    def teach(self, x, sigma, pairs: list[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """One distilled step at the states `x`; returns student, teacher and base predictions, detached."""
-        branches = [cond.rows(self.conds["base"], pairs), cond.rows(self.conds["concept"], pairs)]
-        if "avoid" in self.conds:
-            count = len(self.conds["avoid"])
-            branches.append(cond.rows(self.conds["avoid"], [pair % count for pair in pairs]))
+    def teach(self, x, sigma, pairs: list[int]) -> torch.Tensor:
+        """One distilled step at the states `x`; returns the student's prediction there."""
+        roles = {"base": self.conds["base"]}
+        roles |= {role: self.conds[role] for role in ("concept", "avoid") if role in self.conds}
+        branches = {role: cond.rows(conds, [pair % len(conds) for pair in pairs]) for role, conds in roles.items()}
         with torch.no_grad():
-            base, concept, *avoid = self.denoise(branches, x, sigma)
-        target = teacher_target(base, concept, self.settings.guidance, *avoid)
+            seen = dict(zip(branches, self.denoise(list(branches.values()), x, sigma), strict=True))
+        base = seen["base"]
+        target = teacher_target(base, seen.get("concept", base), self.settings.guidance, seen.get("avoid"))
         with torch.enable_grad():  # samplers run under no_grad
-            student = self.denoise(branches[:1], x, sigma, steered=True)[0]
+            student = self.denoise([branches["base"]], x, sigma, steered=True)[0]
             scale = prediction_scale(self.model.model_sampling, sigma)
             self.descend(relative_error(student, target, base, scale))
-        return student.detach(), target, base
+        return student.detach()
 
     def reconstruct(self, x, sigma, pairs: list[int], x0: torch.Tensor) -> torch.Tensor:
         """One step of the paper's objective: the error against the noise that was really added; returns the student."""

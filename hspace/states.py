@@ -46,34 +46,28 @@ def roll_out(learner: Learner, sigmas: torch.Tensor, noise: torch.Tensor) -> tor
     """Distilled, on-policy: sampling runs steered by the vector so far, with one optimiser step at each state."""
     sampling = learner.model.model_sampling
     first, last = sampling.percent_to_sigma(LEARN_FROM_PERCENT), sampling.percent_to_sigma(LEARN_TO_PERCENT)
-    finished = []
-    number = 0
+    learning_states = sum(last <= sigma <= first for sigma in sigmas[:-1].tolist())
+    images = []
     while not learner.finished:
+        number = learner.step // max(1, learning_states)
         pairs = _pairs(learner, noise.shape[0], number)
-        unconditional = learner.conds["unconditional"]
-        if "avoid" in learner.conds:
-            count = len(learner.conds["avoid"])
-            unconditional = cond.rows(learner.conds["avoid"], [pair % count for pair in pairs])
 
-        def denoiser(x, sigma, pairs=pairs, unconditional=unconditional, **_):
-            base = cond.rows(learner.conds["base"], pairs)
+        def denoiser(x, sigma, pairs=pairs, **_):
             if last <= sigma[0] <= first and not learner.finished:
-                student, _, _ = learner.teach(x, sigma, pairs)
-                with torch.no_grad():
-                    empty = learner.denoise([unconditional], x, sigma)[0]
+                student = learner.teach(x, sigma, pairs)
             else:
                 with torch.no_grad():
-                    student = learner.denoise([base], x, sigma, steered=True)[0]
-                    empty = learner.denoise([unconditional], x, sigma)[0]
+                    student = learner.denoise([cond.rows(learner.conds["base"], pairs)], x, sigma, steered=True)[0]
+            with torch.no_grad():
+                empty = learner.denoise([learner.conds["unconditional"]], x, sigma)[0]
             denoised = empty + ROLL_OUT_CFG * (student - empty)
             learner.report(denoised)
             return denoised
 
-        start = torch.randn(noise.shape, generator=_generator(learner.settings.seed, 2, number)).to(noise)
+        start = torch.randn(noise.shape, generator=_generator(learner.settings.seed, 2, learner.step)).to(noise)
         x = sampling.noise_scaling(sigmas[0], start, torch.zeros_like(start), True)
-        finished.append(comfy.k_diffusion.sampling.sample_euler(denoiser, x, sigmas, disable=True))
-        number += 1
-    return torch.cat(finished)
+        images.append(comfy.k_diffusion.sampling.sample_euler(denoiser, x, sigmas, disable=True))
+    return torch.cat(images)
 
 
 def learn_from_samples(learner: Learner, sigmas: torch.Tensor, noise: torch.Tensor, samples: torch.Tensor):
@@ -99,10 +93,7 @@ def learn_from_samples(learner: Learner, sigmas: torch.Tensor, noise: torch.Tens
         eps = torch.randn(x0.shape, generator=generator).to(noise)
         x = sampling.noise_scaling(sigma, eps, x0, False)
         pairs = (chosen % count).tolist()
-        if learner.distilled:
-            student, _, _ = learner.teach(x, sigma, pairs)
-        else:
-            student = learner.reconstruct(x, sigma, pairs, x0)
+        student = learner.teach(x, sigma, pairs) if learner.distilled else learner.reconstruct(x, sigma, pairs, x0)
         learner.report(student)
     return latents[: noise.shape[0]]
 
