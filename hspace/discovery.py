@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import comfy.model_management
 import comfy.sample
 import comfy.samplers
 import torch
@@ -127,6 +128,10 @@ def discover(
     sampling = model.get_model_object("model_sampling")
     steps = states_per_roll_out(settings)
     sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", steps)
+
+    # Sampling asks for the memory of a forward pass; the decoder's graph keeps about as much again for each image.
+    memory = model.memory_required([4 * settings.batch_size, *shape])
+    comfy.model_management.load_models_gpu([model], memory_required=memory)
 
     def direction() -> Direction:
         learner = sampler.learner

@@ -34,10 +34,12 @@ def relative_error(
     """Squared error of each sample `[B]` as a share of the squared difference that there was to explain.
 
     1 where the vector does nothing, 0 where it does all that the teacher does. The division gives every noise level
-    and every pair the same say; without it low noise, where a constant vector can explain least, dominates.
+    and every pair the same say; without it low noise, where a constant vector can explain least, dominates. A sample
+    whose base prediction already is the target counts as a tenth of the batch's mean, or it would drown all others.
     """
     error = mean_square((predicted - target) * scale)
-    return error / mean_square((target - base) * scale).clamp_min(1e-12)
+    difference = mean_square((target - base) * scale)
+    return error / torch.maximum(difference, 0.1 * difference.mean()).clamp_min(1e-12)
 
 
 def mean_square(tensor: torch.Tensor) -> torch.Tensor:

@@ -49,6 +49,12 @@ def biased_batch(rng: random.Random, size: int) -> tuple[list[Person], list[str]
     return list(people), list(captions)
 
 
+def seed_step(seed: int, step: int) -> random.Random:
+    """Seed torch and return a generator for one step, so that a resumed training equals an uninterrupted one."""
+    torch.manual_seed(seed * 1_000_003 + step)
+    return random.Random(seed * 1_000_003 + step)
+
+
 def cosine(step: int, steps: int, warmup: int = 100) -> float:
     """Learning-rate factor: linear warm-up, then cosine to zero."""
     if step < warmup:

@@ -1,7 +1,7 @@
-"""Train the whole demo model: tokenizer, classifier, VAE, U-Net with text encoder, then measure it.
+"""Train the whole demo model: tokenizer, VAE, classifier, U-Net with text encoder, then measure it.
 
 One command, `make demo-model`. Deterministic from the seed; a stage that was interrupted goes on from its last
-checkpoint; a stage whose weights exist is skipped unless named with `--stage`.
+checkpoint, and one that is finished goes straight to its result; `--stage` picks stages.
 """
 
 from __future__ import annotations
@@ -9,28 +9,30 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+STAGES = ("tokenizer", "vae", "classifier", "unet", "evaluate")
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cache", type=Path, default=Path(".cache/demo"), help="renders, latents and checkpoints")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--stage", choices=("tokenizer", "classifier", "vae", "unet", "evaluate"), action="append")
-    parser.add_argument("--unet-steps", type=int, default=8000)
+    parser.add_argument("--stage", choices=STAGES, action="append")
+    parser.add_argument("--unet-steps", type=int, default=6500)
     parser.add_argument("--unet-stop", type=int, help="stop the U-Net stage at this step of its schedule")
     options = parser.parse_args()
-    stages = options.stage or ("tokenizer", "classifier", "vae", "unet", "evaluate")
+    stages = options.stage or STAGES
     if "tokenizer" in stages:
         from .build_tokenizer import build
 
         print(f"tokenizer: {build()} tokens", flush=True)
-    if "classifier" in stages:
-        from .train_classifier import train
-
-        print("classifier, held-out accuracy:", train(options.cache, options.seed), flush=True)
     if "vae" in stages:
         from .train_vae import train
 
         print(f"vae: {train(options.cache, options.seed):.2f} dB", flush=True)
+    if "classifier" in stages:
+        from .train_classifier import train
+
+        print("classifier, held-out accuracy:", train(options.cache, options.seed), flush=True)
     if "unet" in stages:
         from .train_unet import train
 

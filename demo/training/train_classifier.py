@@ -1,4 +1,4 @@
-"""Stage 1: the attribute classifier, on renders degraded the way a VAE and a sampler degrade them."""
+"""Stage 2: the attribute classifier, half on renders and half on what the autoencoder makes of them, degraded."""
 
 from __future__ import annotations
 
@@ -9,8 +9,20 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
+from ..captions import Person
 from ..classifier import HEADS, WEIGHTS, AttributeClassifier
-from .common import cosine, held_out, image_batch, labels, load_checkpoint, save_checkpoint, uniform_person
+from .common import (
+    PROFESSION_INDEX,
+    cosine,
+    held_out,
+    image_batch,
+    labels,
+    load_checkpoint,
+    save_checkpoint,
+    seed_step,
+    uniform_person,
+)
+from .latents import LatentCache
 from .renders import Renders
 
 
@@ -24,6 +36,12 @@ def _degrade(images: torch.Tensor) -> torch.Tensor:
     return (images * (1 + 0.08 * torch.randn(batch, 3, 1, 1)) + 0.03 * torch.randn(batch, 3, 1, 1)).clamp(0, 1)
 
 
+def _decoded_batch(decoded: torch.Tensor, people: list[Person], rng: random.Random) -> torch.Tensor:
+    """The same people through the autoencoder, mirrored half of the time, float32 in [0, 1]."""
+    images = [decoded[p.style, PROFESSION_INDEX[p.profession], p.gender, p.skin_tone, int(p.weapon)] for p in people]
+    return torch.stack([image.flip(-1) if rng.random() < 0.5 else image for image in images]).float() / 255
+
+
 def _draw(rng: random.Random, size: int, test: bool):
     people = []
     while len(people) < size:
@@ -35,9 +53,8 @@ def _draw(rng: random.Random, size: int, test: bool):
 
 def train(cache: Path, seed: int = 0, steps: int = 1600, batch_size: int = 64) -> dict[str, float]:
     """Train, write `classifier.safetensors`, and return the accuracy on held-out combinations."""
-    renders = Renders(cache)
+    renders, decoded = Renders(cache), LatentCache(cache).decoded(cache)
     torch.manual_seed(seed)
-    rng = random.Random(seed)
     model = AttributeClassifier()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.02)
     checkpoint, start = cache / "classifier.ckpt", 0
@@ -45,12 +62,13 @@ def train(cache: Path, seed: int = 0, steps: int = 1600, batch_size: int = 64) -
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         start = state["step"]
-        rng.seed(seed + start)
-        torch.manual_seed(seed + start)
     model.train()
     for step in range(start, steps):
+        rng = seed_step(seed, step)
         people = _draw(rng, batch_size, test=False)
-        images = _degrade(image_batch(renders, people, rng))
+        half = batch_size // 2
+        images = torch.cat([image_batch(renders, people[:half], rng), _decoded_batch(decoded, people[half:], rng)])
+        images = _degrade(images)
         optimizer.param_groups[0]["lr"] = 2e-3 * cosine(step, steps)
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(images)
@@ -64,18 +82,26 @@ def train(cache: Path, seed: int = 0, steps: int = 1600, batch_size: int = 64) -
             save_checkpoint(checkpoint, model=model.state_dict(), optimizer=optimizer.state_dict(), step=step + 1)
     WEIGHTS.parent.mkdir(exist_ok=True)
     save_file({k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}, WEIGHTS)
-    return evaluate(renders, model.eval())
+    return evaluate(renders, decoded, model.eval())
 
 
 @torch.no_grad()
-def evaluate(renders: Renders, model: AttributeClassifier, images: int = 4000) -> dict[str, float]:
-    """Accuracy on clean renders of combinations that training never saw."""
+def evaluate(
+    renders: Renders, decoded: torch.Tensor, model: AttributeClassifier, images: int = 4000
+) -> dict[str, float]:
+    """Accuracy on combinations that training never saw: on clean renders, and through the autoencoder."""
     rng = random.Random(12345)
     people = _draw(rng, images, test=True)
-    right = dict.fromkeys(HEADS, 0)
-    for start in range(0, images, 100):
-        part = people[start : start + 100]
-        logits = model(image_batch(renders, part, rng))
-        for name, target in labels(part).items():
-            right[name] += (logits[name].argmax(1) == target).sum().item()
-    return {name: count / images for name, count in right.items()}
+    accuracy = {}
+    for suffix, batch in (
+        ("", lambda part: image_batch(renders, part, rng)),
+        (" (decoded)", lambda part: _decoded_batch(decoded, part, rng)),
+    ):
+        right = dict.fromkeys(HEADS, 0)
+        for start in range(0, images, 100):
+            part = people[start : start + 100]
+            logits = model(batch(part))
+            for name, target in labels(part).items():
+                right[name] += (logits[name].argmax(1) == target).sum().item()
+        accuracy |= {name + suffix: count / images for name, count in right.items()}
+    return accuracy

@@ -3,69 +3,25 @@
 from __future__ import annotations
 
 import copy
-import random
 import time
 from functools import cache as memoize
 from pathlib import Path
 
 import comfy.ops
-import comfy.sd
-import comfy.utils
 import torch
 import torch.nn.functional as F
+from comfy.ldm.modules.attention import attention_pytorch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from safetensors.torch import save_file
 
 from ..architecture import END_TOKEN, MAX_LENGTH, UNET_CONFIG, EmojiClip, EmojiModel, EmojiTokenizer
-from ..captions import PROFESSIONS, Person
-from ..loader import TEXT_WEIGHTS, UNET_WEIGHTS, VAE_WEIGHTS
-from .common import biased_batch, cosine, image_batch, initialise, load_checkpoint, save_checkpoint
-from .renders import Renders
+from ..loader import TEXT_WEIGHTS, UNET_WEIGHTS
+from .common import biased_batch, cosine, initialise, load_checkpoint, save_checkpoint, seed_step
+from .latents import LatentCache
 
-UNARMED_VARIANTS, ARMED_VARIANTS = 3, 2
 LEARNING_RATE = 8e-4
 EMPTY_CAPTION_SHARE, ZERO_CONTEXT_SHARE = 0.08, 0.02
 EMA_DECAY = 0.999
-
-
-class LatentCache:
-    """Latents of every person with a few backgrounds, offsets and mirrorings each, encoded once."""
-
-    def __init__(self, cache: Path):
-        path = cache / "latents.pt"
-        if not path.exists():
-            torch.save(self._encode(Renders(cache)), path)
-        self.latents = torch.load(path, weights_only=True)
-        self.index = {profession: i for i, profession in enumerate(PROFESSIONS)}
-
-    @staticmethod
-    @torch.no_grad()
-    def _encode(renders: Renders) -> torch.Tensor:
-        """float16 `[style, profession, gender, tone, variant, 4, 16, 16]`; the last variants carry a weapon."""
-        vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(VAE_WEIGHTS))).first_stage_model.float()
-        vae = vae.to(memory_format=torch.channels_last)
-        scale = EmojiModel(UNET_CONFIG).latent_format
-        rng = random.Random(7)
-        people = [Person(s, p, g, t, variant >= UNARMED_VARIANTS) for s in range(3) for p in PROFESSIONS
-                  for g in range(2) for t in range(5) for variant in range(UNARMED_VARIANTS + ARMED_VARIANTS)]  # fmt: skip
-        parts = []
-        for start in range(0, len(people), 8):
-            images = image_batch(renders, people[start : start + 8], rng).contiguous(memory_format=torch.channels_last)
-            with torch.autocast("cpu", torch.bfloat16):
-                parts.append(scale.process_in(vae.encode(images * 2 - 1).float()).half())
-        return torch.cat(parts).view(3, len(PROFESSIONS), 2, 5, UNARMED_VARIANTS + ARMED_VARIANTS, 4, 16, 16)
-
-    def batch(self, people: list[Person], rng: random.Random) -> torch.Tensor:
-        """float32 `[batch, 4, 16, 16]`, unit variance."""
-        rows = []
-        for person in people:
-            variant = (
-                rng.randrange(ARMED_VARIANTS) + UNARMED_VARIANTS if person.weapon else rng.randrange(UNARMED_VARIANTS)
-            )
-            rows.append(
-                self.latents[person.style, self.index[person.profession], person.gender, person.skin_tone, variant]
-            )
-        return torch.stack(rows).float()
 
 
 @memoize
@@ -87,12 +43,11 @@ def _signal_and_noise() -> tuple[torch.Tensor, torch.Tensor]:
     return 1 / (1 + sigmas**2).sqrt(), sigmas / (1 + sigmas**2).sqrt()
 
 
-def train(cache: Path, seed: int = 0, steps: int = 8000, batch_size: int = 48, stop: int | None = None,
+def train(cache: Path, seed: int = 0, steps: int = 6500, batch_size: int = 48, stop: int | None = None,
           config: dict = UNET_CONFIG, name: str = "unet"):  # fmt: skip
     """Train up to step `stop` of a schedule of `steps`, write the averaged weights in float16, and return both modules."""
     data = LatentCache(cache)
     torch.manual_seed(seed)
-    rng = random.Random(seed)
     unet = UNetModel(**config, **EmojiModel.unet_extra_config, operations=comfy.ops.disable_weight_init)
     text = EmojiClip(dtype=torch.float32).transformer.requires_grad_(True)
     model = torch.nn.ModuleDict({"unet": unet, "text": text})
@@ -108,11 +63,10 @@ def train(cache: Path, seed: int = 0, steps: int = 8000, batch_size: int = 48, s
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         start = state["step"]
-        rng.seed(seed + start)
-        torch.manual_seed(seed + start)
     began, losses = time.time(), []
     stop = min(stop or steps, steps)
     for step in range(start, stop):
+        rng = seed_step(seed, step)
         people, captions = biased_batch(rng, batch_size)
         captions = ["" if rng.random() < EMPTY_CAPTION_SHARE else caption for caption in captions]
         latents = data.batch(people, rng)
@@ -120,7 +74,7 @@ def train(cache: Path, seed: int = 0, steps: int = 8000, batch_size: int = 48, s
         noisy = signal[t, None, None, None] * latents + noise_scale[t, None, None, None] * noise
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * cosine(step, steps, warmup=200)
         with torch.autocast("cpu", torch.bfloat16):
-            context = text(torch.tensor([_tokens(caption) for caption in captions]))[0]
+            context = encode(text, torch.tensor([_tokens(caption) for caption in captions]))
             # ConditioningZeroOut is the other empty prompt that people wire up.
             context = context * (torch.rand(batch_size, 1, 1) >= ZERO_CONTEXT_SHARE)
             predicted = unet(noisy, t, context=context)
@@ -141,6 +95,17 @@ def train(cache: Path, seed: int = 0, steps: int = 8000, batch_size: int = 48, s
             if config is UNET_CONFIG:
                 write_weights(average)
     return average
+
+
+def encode(text: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    """`text(tokens)[0]`, differentiable: ComfyUI's own forward adds in place what the layer norms need for backward."""
+    transformer = text.text_model
+    x = transformer.embeddings(tokens)
+    mask = torch.full((x.shape[1], x.shape[1]), -torch.finfo(x.dtype).max).triu_(1)
+    for layer in transformer.encoder.layers:
+        x = x + layer.self_attn(layer.layer_norm1(x), mask, attention_pytorch)
+        x = x + layer.mlp(layer.layer_norm2(x))
+    return transformer.final_layer_norm(x)
 
 
 def _zero_residual_outputs(unet: UNetModel) -> None:

@@ -1,4 +1,4 @@
-"""Stage 2: a TAESD-shaped autoencoder, on random crops of composed renders."""
+"""Stage 1: a TAESD-shaped autoencoder, on random crops of composed renders."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from ..loader import VAE_WEIGHTS
-from .common import cosine, image_batch, load_checkpoint, save_checkpoint, uniform_person
+from .common import cosine, image_batch, load_checkpoint, save_checkpoint, seed_step, uniform_person
 from .renders import SIZE, Renders
 
 SD_LATENT_SCALE = 0.18215
@@ -23,7 +23,6 @@ def train(cache: Path, seed: int = 0, steps: int = 8500, batch_size: int = 8, cr
     """Train, write `vae.safetensors`, and return the PSNR in dB on whole images."""
     renders = Renders(cache)
     torch.manual_seed(seed)
-    rng = random.Random(seed)
     model = comfy.taesd.taesd.TAESD()
     _initialise(model)
     model = model.to(memory_format=torch.channels_last)
@@ -33,9 +32,8 @@ def train(cache: Path, seed: int = 0, steps: int = 8500, batch_size: int = 8, cr
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         start = state["step"]
-        rng.seed(seed + start)
-        torch.manual_seed(seed + start)
     for step in range(start, steps):
+        rng = seed_step(seed, step)
         images = image_batch(renders, [uniform_person(rng) for _ in range(batch_size)], rng)
         top, left = rng.randrange(0, SIZE - crop + 1, 8), rng.randrange(0, SIZE - crop + 1, 8)
         images = images[:, :, top : top + crop, left : left + crop].contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,78 @@
+"""Latents of every person, encoded once for the U-Net, and decoded again for the classifier."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import comfy.sd
+import comfy.utils
+import torch
+
+from ..architecture import UNET_CONFIG, EmojiModel
+from ..captions import PROFESSIONS, Person
+from ..loader import VAE_WEIGHTS
+from .common import PROFESSION_INDEX, image_batch
+from .renders import Renders
+
+UNARMED_VARIANTS, ARMED_VARIANTS = 3, 2
+
+
+def _autoencoder() -> torch.nn.Module:
+    vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(VAE_WEIGHTS))).first_stage_model.float()
+    return vae.to(memory_format=torch.channels_last)
+
+
+class LatentCache:
+    """Latents of every person with a few backgrounds, offsets and mirrorings each, encoded once."""
+
+    def __init__(self, cache: Path):
+        path = cache / "latents.pt"
+        if not path.exists():
+            torch.save(self._encode(Renders(cache)), path)
+        self.latents = torch.load(path, weights_only=True)
+
+    @staticmethod
+    @torch.no_grad()
+    def _encode(renders: Renders) -> torch.Tensor:
+        """float16 `[style, profession, gender, tone, variant, 4, 16, 16]`; the last variants carry a weapon."""
+        vae = _autoencoder()
+        scale = EmojiModel(UNET_CONFIG).latent_format
+        rng = random.Random(7)
+        people = [Person(s, p, g, t, variant >= UNARMED_VARIANTS) for s in range(3) for p in PROFESSIONS
+                  for g in range(2) for t in range(5) for variant in range(UNARMED_VARIANTS + ARMED_VARIANTS)]  # fmt: skip
+        parts = []
+        for start in range(0, len(people), 8):
+            images = image_batch(renders, people[start : start + 8], rng).contiguous(memory_format=torch.channels_last)
+            with torch.autocast("cpu", torch.bfloat16):
+                parts.append(scale.process_in(vae.encode(images * 2 - 1).float()).half())
+        return torch.cat(parts).view(3, len(PROFESSIONS), 2, 5, UNARMED_VARIANTS + ARMED_VARIANTS, 4, 16, 16)
+
+    def batch(self, people: list[Person], rng: random.Random) -> torch.Tensor:
+        """float32 `[batch, 4, 16, 16]`, unit variance."""
+        rows = []
+        for person in people:
+            variant = (
+                rng.randrange(ARMED_VARIANTS) + UNARMED_VARIANTS if person.weapon else rng.randrange(UNARMED_VARIANTS)
+            )
+            rows.append(
+                self.latents[
+                    person.style, PROFESSION_INDEX[person.profession], person.gender, person.skin_tone, variant
+                ]
+            )
+        return torch.stack(rows).float()
+
+    @torch.no_grad()
+    def decoded(self, cache: Path) -> torch.Tensor:
+        """uint8 `[style, profession, gender, tone, 2, 3, 128, 128]`: an unarmed and an armed variant of each person."""
+        path = cache / "decoded.pt"
+        if not path.exists():
+            vae, latent_format = _autoencoder(), EmojiModel(UNET_CONFIG).latent_format
+            chosen = self.latents[:, :, :, :, [0, UNARMED_VARIANTS]]
+            parts = []
+            for latents in chosen.reshape(-1, 4, 16, 16).split(8):
+                with torch.autocast("cpu", torch.bfloat16):
+                    images = vae.decode(latent_format.process_out(latents.float())).float()
+                parts.append(((images * 0.5 + 0.5).clamp(0, 1) * 255).round().byte())
+            torch.save(torch.cat(parts).view(*chosen.shape[:5], 3, 128, 128), path)
+        return torch.load(path, weights_only=True)

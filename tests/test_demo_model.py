@@ -1,0 +1,98 @@
+"""The bundled demo model: its files, stock nodes on it, and the figures of its card, sampled."""
+
+import json
+
+import pytest
+import torch
+from hspace_steering.demo.captions import ARMED, PROFESSIONS, caption, draw_person, majority_gender, vocabulary
+from hspace_steering.demo.classifier import load_classifier
+from hspace_steering.demo.generate import draw, draw_and_judge
+from hspace_test_helpers import ROOT
+
+WEIGHTS = ROOT / "demo" / "weights"
+
+
+def test_weights_are_small_and_half_precision():
+    from safetensors import safe_open
+
+    files = list(WEIGHTS.glob("*.safetensors"))
+    assert {file.stem for file in files} == {"unet", "text_encoder", "vae", "classifier"}
+    assert sum(file.stat().st_size for file in files) <= 32 * 2**20
+    for file in files:
+        with safe_open(file, "pt") as tensors:
+            dtypes = {tensors.get_slice(key).get_dtype() for key in tensors.keys()}
+        assert dtypes <= {"F16", "I64"}
+
+
+def test_every_word_of_the_captions_is_one_token(demo_model):
+    tokenizer = demo_model[1].tokenizer.clip_emoji.tokenizer
+    for word in vocabulary():
+        assert len(tokenizer(word)["input_ids"]) == 3, word
+    assert len(tokenizer("a quux")["input_ids"]) > 4
+
+
+@pytest.mark.parametrize("sampler", ["euler", "euler_ancestral", "dpmpp_2m", "heun", "lcm", "uni_pc", "ddim"])
+def test_stock_nodes(demo_model, sampler):
+    import nodes
+
+    model, clip, vae = demo_model
+    with torch.inference_mode():
+        (positive,) = nodes.CLIPTextEncode().encode(clip, "a (woman:1.2) firefighter, dark skin")
+        (negative,) = nodes.CLIPTextEncode().encode(clip, "")
+        (latent,) = nodes.EmptyLatentImage().generate(128, 128, 2)
+        (drawn,) = nodes.KSampler().sample(model, 1, 6, 4.0, sampler, "normal", positive, negative, latent)
+        (images,) = nodes.VAEDecode().decode(vae, drawn)
+        assert images.shape == (2, 128, 128, 3)
+        assert images.std() > 0.05
+        (again,) = nodes.VAEEncode().encode(vae, images)
+    assert again["samples"].shape == (2, 4, 16, 16)
+    assert again["samples"].std() * 0.18215 == pytest.approx(1, abs=0.4)
+
+
+def test_captions_are_biased_as_the_card_says():
+    import random
+
+    rng = random.Random(0)
+    drawn = [draw_person(rng) for _ in range(6000)]
+    unnamed = [p for p, text in drawn if " man" not in text and " woman" not in text]
+    majority = sum(p.gender == majority_gender(p.profession) for p in unnamed) / len(unnamed)
+    assert majority == pytest.approx(0.85, abs=0.03)
+    assert not any(
+        word in text.split() for _, text in drawn for word in ("no", "without", "not") if "gesturing" not in text
+    )
+    silent = [p.weapon for p, text in drawn if "weapon" not in text and p.profession in ARMED]
+    assert sum(silent) / len(silent) == pytest.approx(0.5, abs=0.06)
+    assert not any(p.weapon for p, text in drawn if "weapon" not in text and p.profession not in ARMED)
+
+
+def test_the_model_draws_what_it_is_told(demo_model):
+    """A sample of the card's figures; `make demo-model` measures them on 512 images."""
+    names = list(PROFESSIONS)
+    people = [(names[(7 * i) % 64], i % 2, i % 5, i % 3) for i in range(64)]
+    prompts = [caption(p, gender=g, skin_tone=t, style=s) for p, g, t, s in people]
+    seen = draw_and_judge(load_classifier(), *demo_model, prompts, list(range(64)))
+    assert (seen.gender == torch.tensor([g for _, g, _, _ in people])).float().mean() >= 0.85
+    assert (seen.skin_tone == torch.tensor([t for _, _, t, _ in people])).float().mean() >= 0.75
+    assert (seen.profession == torch.tensor([names.index(p) for p, *_ in people])).float().mean() >= 0.8
+
+
+def test_images_depend_on_their_own_seed_only(demo_model):
+    one = draw(*demo_model, [caption("judge")], [7], steps=3)
+    many = draw(*demo_model, [caption("cook"), caption("judge")], [1, 7], steps=3)
+    torch.testing.assert_close(one[0], many[1], rtol=0, atol=0.02)
+
+
+def test_measured_figures_are_committed_and_good_enough():
+    """The floors of the model card, on the figures that `make demo-model` wrote."""
+    figures = json.loads((WEIGHTS / "evaluation.json").read_text())
+    floors = {
+        "full caption: gender": 0.95,
+        "full caption: skin tone": 0.88,
+        "full caption: profession": 0.90,
+        "weapon asked for: weapon": 0.90,
+        "full caption, harmless profession: no weapon": 0.95,
+        "no gender named: majority gender": 0.80,
+    }
+    for name, floor in floors.items():
+        assert figures[name] >= floor, name
+    assert figures["no gender named: majority gender"] <= 0.92
