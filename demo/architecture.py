@@ -5,6 +5,7 @@ The autoencoder needs no code here: it has TAESD's shape, which `comfy.sd.VAE` d
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import comfy.clip_model
@@ -13,8 +14,13 @@ import comfy.model_base
 import comfy.sd1_clip
 import comfy.supported_models
 import comfy.supported_models_base
+import safetensors
 
 TOKENIZER = Path(__file__).parent / "tokenizer"
+WEIGHTS = Path(__file__).parent / "weights"
+UNET_WEIGHTS = WEIGHTS / "unet.safetensors"
+TEXT_WEIGHTS = WEIGHTS / "text_encoder.safetensors"
+VAE_WEIGHTS = WEIGHTS / "vae.safetensors"
 MAX_LENGTH = 24
 START_TOKEN, END_TOKEN = 0, 1
 VOCABULARY_SIZE = 1024
@@ -106,11 +112,16 @@ class EmojiSD1Tokenizer(comfy.sd1_clip.SD1Tokenizer):
 
 
 class EmojiLatent(comfy.latent_formats.SD15):
-    """SD 1.x latents, with preview colours of the demo VAE (least squares of pixels on latents, `train_vae.py`)."""
+    """SD 1.x latents, with preview colours of the demo autoencoder, which its weights file carries."""
 
     def __init__(self):
         super().__init__()
         self.taesd_decoder_name = None
+        if VAE_WEIGHTS.is_file():
+            with safetensors.safe_open(VAE_WEIGHTS, "pt") as file:
+                *factors, bias = json.loads((file.metadata() or {}).get("latent_rgb", "null")) or [None]
+            if factors:
+                self.latent_rgb_factors, self.latent_rgb_factors_bias = factors, bias
 
 
 class EmojiModel(comfy.supported_models.SD15):

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import comfy.model_management
 import comfy.model_patcher
 import comfy.sd
 import comfy.utils
 import folder_paths
 
-from .architecture import UNET_CONFIG, EmojiModel
-
-WEIGHTS = Path(__file__).parent / "weights"
-UNET_WEIGHTS = WEIGHTS / "unet.safetensors"
-TEXT_WEIGHTS = WEIGHTS / "text_encoder.safetensors"
-VAE_WEIGHTS = WEIGHTS / "vae.safetensors"
+from .architecture import TEXT_WEIGHTS, UNET_CONFIG, UNET_WEIGHTS, VAE_WEIGHTS, EmojiModel
 
 
 def load_unet(dtype=None) -> comfy.model_patcher.ModelPatcher:

@@ -31,7 +31,7 @@ from .concept import Direction
 from .learner import Learner, Progress
 from .settings import DiscoverySettings
 from .site import find_site
-from .states import SAMPLING_STEPS, draw_samples, learn_from_samples, roll_out, states_per_roll_out
+from .states import SAMPLING_STEPS, draw_samples, learn_from_samples, roll_out, roll_out_sigmas
 from .steering import check_fits
 
 CREATED_WITH = "H-Space Steering 0.1.0"
@@ -125,9 +125,7 @@ def discover(
     guider.inner_set_conds(roles)
     latent = torch.zeros(settings.batch_size, *shape)
     noise = comfy.sample.prepare_noise(latent, settings.seed)
-    sampling = model.get_model_object("model_sampling")
-    steps = states_per_roll_out(settings)
-    sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", steps)
+    sigmas = roll_out_sigmas(model.get_model_object("model_sampling"), settings)
 
     # Sampling asks for the memory of a forward pass; the decoder's graph keeps about as much again for each image.
     memory = model.memory_required([4 * settings.batch_size, *shape])

@@ -14,16 +14,22 @@ from .settings import DiscoverySettings
 
 ROLL_OUT_CFG = 4.0
 STATES_PER_ROLL_OUT = (8, 50)
-LEARN_FROM_PERCENT, LEARN_TO_PERCENT = 0.0, 0.7
+LEARN_UNTIL = 0.7  # share of the noise schedule
 SAMPLING_CFG = 7.5
 SAMPLING_STEPS = 20
 
 
-def states_per_roll_out(settings: DiscoverySettings) -> int:
-    """So many that `sample_count` images, `batch_size` at a time, take `steps` optimiser steps in all."""
+def roll_out_sigmas(model_sampling, settings: DiscoverySettings) -> torch.Tensor:
+    """The states of one roll-out: the part of a sampling schedule in which concepts are decided.
+
+    Its density makes `sample_count` images, `batch_size` at a time, take `steps` optimiser steps in all. Later states
+    would cost as much and teach least, so a roll-out ends where learning does.
+    """
     runs = max(1, round(settings.sample_count / settings.batch_size))
     least, most = STATES_PER_ROLL_OUT
-    return min(max(round(settings.steps / runs / (LEARN_TO_PERCENT - LEARN_FROM_PERCENT)), least), most)
+    states = min(max(round(settings.steps / runs), least), most)
+    whole = comfy.samplers.calculate_sigmas(model_sampling, "normal", round(states / LEARN_UNTIL))
+    return whole[whole >= model_sampling.percent_to_sigma(LEARN_UNTIL)]
 
 
 def _pairs(learner: Learner, batch: int, number: int) -> list[int]:
@@ -43,30 +49,31 @@ def _generator(seed: int, *stream: int) -> torch.Generator:
 
 
 def roll_out(learner: Learner, sigmas: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """Distilled, on-policy: sampling runs steered by the vector so far, with one optimiser step at each state."""
+    """Distilled, on-policy: sampling runs steered by the vector so far, with one optimiser step at each state.
+
+    Returns the images as they were predicted at the end of each run.
+    """
     sampling = learner.model.model_sampling
-    first, last = sampling.percent_to_sigma(LEARN_FROM_PERCENT), sampling.percent_to_sigma(LEARN_TO_PERCENT)
-    learning_states = sum(last <= sigma <= first for sigma in sigmas[:-1].tolist())
     images = []
     while not learner.finished:
-        number = learner.step // max(1, learning_states)
-        pairs = _pairs(learner, noise.shape[0], number)
+        pairs = _pairs(learner, noise.shape[0], learner.step // len(sigmas))
 
         def denoiser(x, sigma, pairs=pairs, **_):
-            if last <= sigma[0] <= first and not learner.finished:
-                student = learner.teach(x, sigma, pairs)
-            else:
-                with torch.no_grad():
-                    student = learner.denoise([cond.rows(learner.conds["base"], pairs)], x, sigma, steered=True)[0]
+            if learner.finished:
+                return images[-1]
+            student = learner.teach(x, sigma, pairs)
             with torch.no_grad():
                 empty = learner.denoise([learner.conds["unconditional"]], x, sigma)[0]
-            denoised = empty + ROLL_OUT_CFG * (student - empty)
-            learner.report(denoised)
-            return denoised
+            images[-1] = empty + ROLL_OUT_CFG * (student - empty)
+            learner.report(images[-1])
+            return images[-1]
 
         start = torch.randn(noise.shape, generator=_generator(learner.settings.seed, 2, learner.step)).to(noise)
         x = sampling.noise_scaling(sigmas[0], start, torch.zeros_like(start), True)
-        images.append(comfy.k_diffusion.sampling.sample_euler(denoiser, x, sigmas, disable=True))
+        images.append(x)
+        # One step beyond the last state, so that it is visited too.
+        ends = torch.cat([sigmas, sigmas[-1:] * 0.9])
+        comfy.k_diffusion.sampling.sample_euler(denoiser, x, ends, disable=True)
     return torch.cat(images)
 
 
@@ -85,7 +92,7 @@ def learn_from_samples(learner: Learner, sigmas: torch.Tensor, noise: torch.Tens
         u = torch.rand(settings.batch_size, generator=generator)
         if learner.distilled:
             strata = (torch.arange(settings.batch_size) + u) / settings.batch_size
-            percent = LEARN_FROM_PERCENT + (LEARN_TO_PERCENT - LEARN_FROM_PERCENT) * strata
+            percent = LEARN_UNTIL * strata
         else:
             percent = 1 - (u * 1000).floor() / 999
         sigma = torch.tensor([sampling.percent_to_sigma(p) for p in percent.clamp(1e-6, 1 - 1e-6).tolist()]).to(noise)

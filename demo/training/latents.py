@@ -9,9 +9,8 @@ import comfy.sd
 import comfy.utils
 import torch
 
-from ..architecture import UNET_CONFIG, EmojiModel
+from ..architecture import UNET_CONFIG, VAE_WEIGHTS, EmojiModel
 from ..captions import PROFESSIONS, Person
-from ..loader import VAE_WEIGHTS
 from .common import PROFESSION_INDEX, image_batch
 from .renders import Renders
 

@@ -14,8 +14,16 @@ from comfy.ldm.modules.attention import attention_pytorch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from safetensors.torch import save_file
 
-from ..architecture import END_TOKEN, MAX_LENGTH, UNET_CONFIG, EmojiClip, EmojiModel, EmojiTokenizer
-from ..loader import TEXT_WEIGHTS, UNET_WEIGHTS
+from ..architecture import (
+    END_TOKEN,
+    MAX_LENGTH,
+    TEXT_WEIGHTS,
+    UNET_CONFIG,
+    UNET_WEIGHTS,
+    EmojiClip,
+    EmojiModel,
+    EmojiTokenizer,
+)
 from .common import biased_batch, cosine, initialise, load_checkpoint, save_checkpoint, seed_step
 from .latents import LatentCache
 

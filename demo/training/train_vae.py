@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from ..loader import VAE_WEIGHTS
+from ..architecture import VAE_WEIGHTS
 from .common import cosine, image_batch, load_checkpoint, save_checkpoint, seed_step, uniform_person
 from .renders import SIZE, Renders
 
@@ -86,6 +87,16 @@ def finish(renders: Renders, model: torch.nn.Module) -> float:
     # TAESD.encode gives (encoder(x) / vae_scale) + vae_shift; times SD's scale this has mean 0 and variance 1.
     model.vae_scale.fill_(latent.std() * SD_LATENT_SCALE)
     model.vae_shift.fill_(-latent.mean() / model.vae_scale)
+    scaled = (latent / model.vae_scale + model.vae_shift) * SD_LATENT_SCALE
     VAE_WEIGHTS.parent.mkdir(exist_ok=True)
-    save_file({k: v.half().contiguous() for k, v in model.state_dict().items()}, VAE_WEIGHTS)
+    weights = {key: value.half().contiguous() for key, value in model.state_dict().items()}
+    save_file(weights, VAE_WEIGHTS, metadata={"latent_rgb": json.dumps(_preview_colours(scaled, images))})
     return psnr
+
+
+def _preview_colours(latent: torch.Tensor, images: torch.Tensor) -> list[list[float]]:
+    """Least squares of pixels in [-1, 1] on latents: four rows of factors, then the bias, for live previews."""
+    pixels = F.avg_pool2d(images, 8).movedim(1, -1).reshape(-1, 3) * 2 - 1
+    inputs = latent.movedim(1, -1).reshape(-1, latent.shape[1])
+    inputs = torch.cat([inputs, torch.ones_like(inputs[:, :1])], dim=1)
+    return [[round(value, 4) for value in row] for row in torch.linalg.lstsq(inputs, pixels).solution.tolist()]
