@@ -1,6 +1,8 @@
 """Discover Concept Direction."""
 
 import logging
+import sys
+from functools import partial
 
 from comfy_api.latest import io
 
@@ -72,23 +74,36 @@ class DiscoverConcept(io.ComfyNode):
         )
         found = discover(
             model, concept, base, settings,
-            samples=None if samples is None else samples["samples"],
+            samples=None if samples is None else latents_of(samples),
             avoid=avoid,
             start_from=start_from,
             prompts=prompt_texts(cls.hidden.prompt, cls.hidden.unique_id),
             listener=ProgressMonitor(model, steps),
-            keep_partial=keep_partial,
+            keep_partial=partial(keep_partial, node_id=cls.hidden.unique_id),
         )  # fmt: skip
         return io.NodeOutput(found.direction, loss_plot(found.losses, name), {"samples": found.samples})
 
 
-def keep_partial(direction):
-    """Save what a cancelled or failed run has found, and say where."""
+def latents_of(samples: dict):
+    """The values of a LATENT; ValueError where a noise mask says that only a part of them is meant."""
+    if samples.get("noise_mask") is not None:
+        raise ValueError(
+            "samples: these latents carry a noise mask, and discovery learns from whole images. Connect them from "
+            "before Set Latent Noise Mask, or encode with plain VAE Encode."
+        )
+    return samples["samples"]
+
+
+def keep_partial(direction, node_id=None):
+    """Save what a cancelled or failed run has found, and say where: in the log and on the node."""
     path = save_direction(direction, new_vector_path(f"{PARTIAL}/{direction.name}"))
-    logging.warning(
-        f"[H-Space Steering] Discovery of '{direction.name}' stopped after {direction.metadata['steps']} steps. What it "
-        f"has found is in {path}; load it and connect it to start_from to go on."
+    message = (
+        f"Discovery of '{direction.name}' stopped after {direction.metadata['steps']} steps. What it has found is in "
+        f"{path}; load it and connect it to start_from to go on."
     )
+    logging.warning("[H-Space Steering] %s", message)
+    if "server" in sys.modules and node_id is not None:  # absent where the node is called from a script
+        sys.modules["server"].PromptServer.instance.send_progress_text(message, node_id)
 
 
 NODES = [DiscoverConcept]

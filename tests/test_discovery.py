@@ -218,6 +218,20 @@ def test_failure_keeps_what_was_found():
     assert kept[0].metadata["steps"] == "2"
 
 
+def test_masked_samples_are_refused():
+    samples = {"samples": torch.zeros(1, 4, 16, 16), "noise_mask": torch.ones(1, 1, 128, 128)}
+    with pytest.raises(ValueError, match=r"samples: .*noise mask"):
+        run_node(
+            "HSpaceDiscoverConcept", model=tiny_model(), concept=conditioning(1), base=conditioning(2), samples=samples
+        )
+
+
+def test_one_prompt_on_both_sides_teaches_nothing():
+    same = conditioning(2)
+    with pytest.raises(ValueError, match="concept: the same prompt as base"):
+        find(concept=same, base=same)
+
+
 def test_node_outputs(vector_folder):
     concept, plot, samples = run_node(
         "HSpaceDiscoverConcept", model=tiny_model(), concept=conditioning(1), base=conditioning(2), **FAST
