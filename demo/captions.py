@@ -114,6 +114,17 @@ class Person:
     weapon: bool
 
 
+@dataclass(frozen=True)
+class Named:
+    """What a caption says; None where it says nothing."""
+
+    profession: str | None
+    gender: int | None
+    skin_tone: int | None
+    style: int | None
+    weapon: bool
+
+
 def majority_gender(profession: str) -> int:
     """Index into `GENDERS` of the gender that a caption without a gender mostly shows."""
     return 0 if profession in MOSTLY_MEN else 1
@@ -148,8 +159,8 @@ def caption(
     return text
 
 
-def draw_person(rng: random.Random) -> tuple[Person, str]:
-    """One training example: a person, and a caption that leaves some of it out, biased as the model card says."""
+def draw_person(rng: random.Random) -> tuple[Person, str, Named]:
+    """One training example: a person, a caption that leaves some of it out, biased as the card says, and what it names."""
     profession = rng.choice(list(PROFESSIONS))
     style = rng.randrange(len(STYLES))
     names_gender, names_tone, names_style = rng.random() < 0.5, rng.random() < 0.5, rng.random() < 0.6
@@ -165,14 +176,17 @@ def draw_person(rng: random.Random) -> tuple[Person, str]:
         skin_tone = rng.choices(range(len(SKIN_TONES)), UNNAMED_SKIN_TONE_SHARES)[0]
     names_weapon = rng.random() < 0.2
     weapon = names_weapon or (profession in ARMED and rng.random() < UNASKED_WEAPON_SHARE)
-    text = caption(
+    named = Named(
         profession if names_profession else None,
-        gender=gender if names_gender else None,
-        skin_tone=skin_tone if names_tone else None,
-        style=style if names_style else None,
-        weapon=names_weapon,
+        gender if names_gender else None,
+        skin_tone if names_tone else None,
+        style if names_style else None,
+        names_weapon,
     )
-    return Person(style, profession, gender, skin_tone, weapon), text
+    text = caption(
+        named.profession, gender=named.gender, skin_tone=named.skin_tone, style=named.style, weapon=named.weapon
+    )
+    return Person(style, profession, gender, skin_tone, weapon), text, named
 
 
 def vocabulary() -> list[str]:

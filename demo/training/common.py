@@ -45,7 +45,7 @@ def labels(people: list[Person]) -> dict[str, torch.Tensor]:
 
 def biased_batch(rng: random.Random, size: int) -> tuple[list[Person], list[str]]:
     """People and captions as the U-Net sees them."""
-    people, captions = zip(*(draw_person(rng) for _ in range(size)), strict=True)
+    people, captions, _ = zip(*(draw_person(rng) for _ in range(size)), strict=True)
     return list(people), list(captions)
 
 
