@@ -1,7 +1,7 @@
 """The promise of ids, names and order, and that every input and output says what it is for."""
 
 import pytest
-from hspace_test_helpers import node_classes
+from hspace_test_helpers import ROOT, node_classes
 
 PROMISED = {
     "HSpaceLoadDemoModel": ("Load Emoji Demo Model", "", "MODEL CLIP VAE"),
@@ -42,3 +42,13 @@ def test_node(node_id):
     for item in schema.inputs:
         if item.io_type in ("INT", "FLOAT"):
             assert item.min <= item.default <= item.max
+
+
+@pytest.mark.parametrize("node_id", PROMISED)
+def test_help_page(node_id):
+    page = (ROOT / "web" / "docs" / f"{node_id}.md").read_text()
+    schema = node_classes()[node_id].GET_SCHEMA()
+    assert page.startswith(f"# {schema.display_name}\n")
+    for item in schema.inputs:
+        named = {"model", "seed", "name", "concept"} | ({"base"} if "`base`" in page else set())
+        assert f"`{item.id}`" in page or item.id in named, item.id
