@@ -50,8 +50,8 @@ class Discovery:
 class _DiscoverySampler(comfy.samplers.Sampler):
     """Runs `learn(learner, sigmas, noise)` where ComfyUI has everything ready, and hands its latents back."""
 
-    def __init__(self, settings: DiscoverySettings, start: Direction, learn, listener):
-        self.settings, self.start, self.learn, self.listener = settings, start, learn, listener
+    def __init__(self, settings: DiscoverySettings, start: Direction, learn, listener, counts: dict[str, int]):
+        self.settings, self.start, self.learn, self.listener, self.counts = settings, start, learn, listener, counts
         self.learner: Learner | None = None
 
     def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None,
@@ -61,13 +61,19 @@ class _DiscoverySampler(comfy.samplers.Sampler):
             self.learner = Learner(
                 settings=self.settings,
                 model=model,
-                conds=to_normal(model_wrap.conds),
+                conds=self._by_role(to_normal(model_wrap.conds)),
                 vector=self.start.tensor.to(noise.device, copy=True),
                 options=extra_args["model_options"],
                 listener=self.listener,
             )
             self.learner.resume(self.start.extra)
             return self.learn(self.learner, sigmas.clone(), noise.clone())
+
+    def _by_role(self, conds: dict[str, list[dict]]) -> dict[str, list[dict]]:
+        roles, rest = {"unconditional": conds["negative"]}, conds["positive"]
+        for role, count in self.counts.items():
+            roles[role], rest = rest[:count], rest[count:]
+        return roles
 
 
 def discover(
@@ -115,14 +121,14 @@ def discover(
         evaluations = samples.shape[0] * SAMPLING_STEPS * 2
 
     learn = roll_out if samples is None else partial(learn_from_samples, samples=samples)
-    sampler = _DiscoverySampler(settings, start_from, learn, listener)
-    guider = comfy.samplers.CFGGuider(model)
-    roles = {"base": base, "unconditional": cond.zeroed(base)}
-    if not same:
-        roles["concept"] = concept
+    roles = {"base": base} if same else {"base": base, "concept": concept}
     if avoid is not None:
         roles["avoid"] = avoid
-    guider.inner_set_conds(roles)
+    counts = {role: len(conditioning) for role, conditioning in roles.items()}
+    sampler = _DiscoverySampler(settings, start_from, learn, listener, counts)
+    guider = comfy.samplers.CFGGuider(model)
+    # All roles are prompts for images, so patches that tell CFG's halves apart must take them for positive ones.
+    guider.set_conds([entry for conditioning in roles.values() for entry in conditioning], cond.zeroed(base))
     latent = torch.zeros(settings.batch_size, *shape)
     noise = comfy.sample.prepare_noise(latent, settings.seed)
     sigmas = roll_out_sigmas(model.get_model_object("model_sampling"), settings)

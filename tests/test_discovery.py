@@ -144,6 +144,21 @@ def test_pairs_of_a_batch_are_what_they_are_alone():
         torch.testing.assert_close(outputs["mixed"][image], outputs[image], rtol=1e-4, atol=1e-4)
 
 
+def test_a_steered_model_is_steered_under_every_prompt():
+    """Discovery on top of steering: the given model's own vector acts on teacher and student alike."""
+    from hspace_steering.hspace.steering import apply_steering
+    from hspace_test_helpers import record_h
+
+    seen = []
+    for strength in (0.0, 1.0):
+        recording, recorded = record_h(apply_steering(tiny_model(), direction(), strength))
+        find(recording, steps=1, samples=torch.zeros(2, 4, 16, 16))
+        seen.append(recorded[0])
+    assert len(seen[0]["cond_or_uncond"]) == 2
+    added = seen[1]["h"] - seen[0]["h"]
+    torch.testing.assert_close(added, direction().tensor.expand(4, -1, -1, -1), rtol=1e-3, atol=1e-3)
+
+
 def test_avoid_changes_what_is_found():
     same = conditioning(2)
     found = find(concept=same, base=same, avoid=conditioning(9))
