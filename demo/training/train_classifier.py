@@ -51,7 +51,7 @@ def _draw(rng: random.Random, size: int, test: bool):
     return people
 
 
-def train(cache: Path, seed: int = 0, steps: int = 1000, batch_size: int = 64) -> dict[str, float]:
+def train(cache: Path, seed: int = 0, steps: int = 2000, batch_size: int = 64) -> dict[str, float]:
     """Train, write `classifier.safetensors`, and return the accuracy on held-out combinations."""
     renders, decoded = Renders(cache), LatentCache(cache).decoded(cache)
     torch.manual_seed(seed)
