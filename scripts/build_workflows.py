@@ -196,7 +196,7 @@ def discover_and_steer(flow: Workflow) -> None:
     flow.group("4. Steer", first)
 
 
-STRENGTH = 1.5
+STRENGTH = 1.0
 WORKFLOWS = (discover_and_steer,)
 
 if __name__ == "__main__":

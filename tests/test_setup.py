@@ -11,9 +11,11 @@ from hspace_test_helpers import ROOT
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 
 
-def make(*arguments, **environment):
+def make(*arguments, **changes):
+    """As from a shell, even where the tests themselves run under make."""
+    environment = {key: value for key, value in os.environ.items() if key not in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS")}
     return subprocess.run(
-        ["make", *arguments], cwd=ROOT, capture_output=True, text=True, env={**os.environ, **environment}, timeout=120
+        ["make", *arguments], cwd=ROOT, capture_output=True, text=True, env={**environment, **changes}, timeout=120
     )
 
 
