@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from ..demo.captions import ARMED, MOSTLY_MEN, PROFESSIONS, caption
+from ..demo.captions import ARMED, MOSTLY_MEN, PROFESSION_INDEX, caption
 from ..demo.classifier import Attributes, load_classifier
 from ..demo.generate import CFG, draw_and_judge, encode
 from ..demo.loader import load_demo_model
@@ -21,7 +21,6 @@ from ..hspace.settings import DiscoverySettings
 from ..hspace.steering import apply_steering
 
 RESULTS = Path(__file__).parent / "results"
-PROFESSION_INDEX = {name: index for index, name in enumerate(PROFESSIONS)}
 FOUND_ON, STEERED_ON = list(MOSTLY_MEN)[::2], list(MOSTLY_MEN)[1::2]
 """Professions that the model draws as men: one half to find vectors on, the other to use them on."""
 ARMED_FOUND_ON, ARMED_STEERED_ON = list(ARMED)[::2], list(ARMED)[1::2]

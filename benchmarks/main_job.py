@@ -44,17 +44,19 @@ def main() -> None:
         runs += [(WOMAN, "paper", PAPER), (WOMAN_SINGLE_PAIR, "paper", PAPER)]
     results = []
     for task, method, settings in runs:
-        results.append(run(bench, task, method, {"seed": options.seed, **settings}, strengths, images))
+        result, direction = run(bench, task, method, {"seed": options.seed, **settings}, strengths, images)
+        results.append(result)
         if method == "distilled" and not options.quick:
-            save_vector(task, results[-1].pop("direction"))
-        results[-1].pop("direction", None)
+            save_vector(task, direction)
         write_json("main_job", results)
     (RESULTS / "main_job.md").write_text(report(results, images))
     plot(results)
 
 
-def run(bench: Bench, task: Task, method: str, settings: dict, strengths: list[float], images: int) -> dict:
-    """One discovery and its strength sweep."""
+def run(
+    bench: Bench, task: Task, method: str, settings: dict, strengths: list[float], images: int
+) -> tuple[dict, Direction]:
+    """One discovery and its strength sweep: the figures, and the vector."""
     found, seconds = bench.discover(task, **settings)
     began = time.perf_counter()
     rows = bench.sweep(task, found.direction, strengths, images)
@@ -69,7 +71,6 @@ def run(bench: Bench, task: Task, method: str, settings: dict, strengths: list[f
         "rows": rows,
         "ceiling": ceiling,
         "at_95": at_fidelity(rows),
-        "direction": found.direction,
     }
     best = result["at_95"]
     print(f"{task.name} ({method}): {found.evaluations} evaluations, {seconds:.0f} s; unsteered {percent(rows[0]['concept'])}, "
@@ -77,7 +78,7 @@ def run(bench: Bench, task: Task, method: str, settings: dict, strengths: list[f
           flush=True)  # fmt: skip
     for row in rows:
         print(f"   {row['strength']:4.1f}  {percent(row['concept']):>8}  {percent(row['profession']):>8}", flush=True)
-    return result
+    return result, found.direction
 
 
 def save_vector(task: Task, direction: Direction) -> None:

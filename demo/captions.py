@@ -85,6 +85,8 @@ MOSTLY_WOMEN = {
 }
 PROFESSIONS = {**MOSTLY_MEN, **MOSTLY_WOMEN}
 """64 roles and activities, called professions for short: icon name -> words."""
+PROFESSION_INDEX = {name: index for index, name in enumerate(PROFESSIONS)}
+"""Icon name -> class of the classifier, and place in every table of renders and latents."""
 
 _ROLES = {
     "construction-worker", "detective", "factory-worker", "farmer", "firefighter", "guard", "judge",

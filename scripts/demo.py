@@ -115,15 +115,14 @@ def judge(outputs: dict) -> dict[str, tuple[float, float]]:
     """Shares of women and of recognised professions, by the demo model's classifier."""
     run_module.add_comfyui_to_path()
     run_module.load_pack()
-    from hspace_steering.demo.captions import PROFESSIONS
+    from hspace_steering.demo.captions import PROFESSION_INDEX
     from hspace_steering.demo.classifier import classify, load_classifier
 
-    wanted = list(PROFESSIONS).index(PROFESSION)
     rates = {}
     for name in ("unsteered", "steered"):
         seen = classify(load_classifier(), outputs[name])
         rates[name] = tuple((found == value).double().mean().item()
-                            for found, value in ((seen.gender, GENDER), (seen.profession, wanted)))  # fmt: skip
+                            for found, value in ((seen.gender, GENDER), (seen.profession, PROFESSION_INDEX[PROFESSION])))  # fmt: skip
     return rates
 
 

@@ -1,4 +1,4 @@
-"""What the three training stages share: batches of composed images, learning-rate schedule, resumable checkpoints."""
+"""What the training stages share: batches of composed images, learning-rate schedule, resumable checkpoints."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..captions import PROFESSIONS, Person, draw_person
+from ..captions import PROFESSION_INDEX, PROFESSIONS, Person, draw_person
 from .renders import Renders
-
-PROFESSION_INDEX = {name: index for index, name in enumerate(PROFESSIONS)}
 
 
 def uniform_person(rng: random.Random) -> Person:

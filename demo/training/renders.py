@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..captions import GENDERS, PROFESSIONS, SKIN_TONES, STYLES, WEAPONS, Person
+from ..captions import GENDERS, PROFESSION_INDEX, PROFESSIONS, SKIN_TONES, STYLES, WEAPONS, Person
 
 PACKAGES = {
     "noto": ("@iconify-json/noto", "1.2.9"),
@@ -94,7 +94,7 @@ class Renders:
         figures, weapons = self._arrays
         canvas = np.empty((SIZE, SIZE, 3), np.float32)
         canvas[:] = rng.choice(BACKGROUNDS)
-        figure = figures[person.style, list(PROFESSIONS).index(person.profession), person.gender, person.skin_tone]
+        figure = figures[person.style, PROFESSION_INDEX[person.profession], person.gender, person.skin_tone]
         margin = SIZE - FIGURE
         _paste(canvas, figure, margin // 2 + rng.randint(-4, 4), margin // 2 + rng.randint(-4, 4))
         if person.weapon:
