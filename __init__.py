@@ -11,9 +11,10 @@ class HSpaceExtension(ComfyExtension):
     """The nodes of the pack."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        from .nodes import demo, discover, library, steer
+        from .nodes import compose, demo, discover, library, steer
 
-        return [*discover.NODES, *library.NODES, *steer.NODES, *demo.NODES]
+        modules = (discover, library, compose, steer, demo)
+        return [node for module in modules for node in module.NODES]
 
 
 async def comfy_entrypoint() -> HSpaceExtension:

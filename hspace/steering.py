@@ -141,7 +141,7 @@ def apply_steering(
 ):
     """A clone of `model` (ModelPatcher) that is steered; the model itself is left as it was.
 
-    Strength 0 gives a plain clone, so its images equal those of no node bit for bit.
+    Strength 0, or a concept of no directions, gives a plain clone, so its images equal those of no node bit for bit.
 
     Raises:
         ValueError: no h-space, a concept of another model family, or an empty window.
@@ -154,7 +154,7 @@ def apply_steering(
             f"start_percent ({start_percent:g}) must be below end_percent ({end_percent:g}); nothing is steered otherwise."
         )
     steered = model.clone()
-    if strength == 0:
+    if strength == 0 or not concept.directions():
         return steered
     patch = SteeringPatch(concept, strength, (start_percent, end_percent), branch, mask)
     patches = steered.model_options["transformer_options"].setdefault("patches", {})

@@ -35,14 +35,15 @@ class ApplySteering(io.ComfyNode):
             ],
             outputs=[
                 io.Model.Output(tooltip="The steered clone."),
-                io.String.Output(display_name="assignment", tooltip="Which concept each image is given, one line an image."),
+                io.String.Output(display_name="assignment", tooltip="What each image is given: one line an image where they "
+                                 "differ (of the first 64), one line for all where they do not."),
             ],
         )  # fmt: skip
 
     @classmethod
     def execute(cls, model, concept, strength, start_percent, end_percent, apply_to, mask=None) -> io.NodeOutput:
         steered = apply_steering(model, concept, strength, start_percent, end_percent, apply_to, mask)
-        return io.NodeOutput(steered, f"every image: {concept.describe()} x {strength:g}")
+        return io.NodeOutput(steered, concept.assignment(strength))
 
 
 NODES = [ApplySteering]

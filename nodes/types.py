@@ -4,3 +4,4 @@ from comfy_api.latest import io
 
 CATEGORY = "h-space"
 ConceptVector = io.Custom("CONCEPT_VECTOR")
+ConceptRules = io.Custom("CONCEPT_RULES")

@@ -19,8 +19,17 @@ PROMISED = {
         "model concept strength start_percent end_percent apply_to mask",
         "MODEL STRING",
     ),
+    "HSpaceAddConcepts": ("Add Concepts", "concept_a concept_b weight_a weight_b", "CONCEPT_VECTOR"),
+    "HSpaceChooseConcept": (
+        "Choose Concept per Image",
+        "concept_1 concept_2 weights mode seed concept_3 concept_4 concept_5 concept_6",
+        "CONCEPT_VECTOR",
+    ),
+    "HSpaceSweepConcept": ("Sweep Concept Strength", "concept from to", "CONCEPT_VECTOR"),
+    "HSpacePromptRule": ("Prompt Rule", "concept topic phrases previous", "CONCEPT_RULES"),
+    "HSpaceConceptsFromPrompt": ("Concepts from Prompt", "prompt rules", "CONCEPT_VECTOR STRING STRING"),
 }
-OPTIONAL = {"samples", "avoid", "start_from", "mask"}
+OPTIONAL = {"samples", "avoid", "start_from", "mask", "previous", *(f"concept_{n}" for n in range(3, 7))}
 
 
 def test_every_node_is_promised():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hspace_steering.hspace.concept import Direction
+from hspace_steering.hspace.concept import NOTHING, Choice, Direction, Sweep
 from hspace_steering.hspace.steering import apply_steering
 from hspace_test_helpers import conditioning, direction, record_h, run_node, sample, tiny_model
 
@@ -33,6 +33,30 @@ def test_exactly_h_plus_strength_times_v(model, batch, branch, steered):
     for index, h in halves(plain).items():
         wanted = h + 2.5 * v.tensor if index in steered else h
         assert torch.equal(halves(changed)[index], wanted)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_expressions_give_each_image_its_own(model, batch):
+    a, b = direction(name="a"), direction(name="b", seed=1)
+    expression = Choice((a, b), (2, 1), seed=4) + Sweep(a, -1.0, 1.0)
+    coefficients = expression.coefficients(batch)
+    plain = h_of(model, batch=batch, steps=1)[0]
+    changed = h_of(apply_steering(model, expression, 2.0), batch=batch, steps=1)[0]
+    wanted = halves(plain)[0] + 2 * torch.einsum("bn,nchw->bchw", coefficients, torch.stack([a.tensor, b.tensor]))
+    torch.testing.assert_close(halves(changed)[0], wanted, rtol=1e-5, atol=1e-5)
+    assert torch.equal(halves(changed)[1], halves(plain)[1])
+
+
+def test_nothing_is_no_node_bit_for_bit(model):
+    assert torch.equal(sample(apply_steering(model, NOTHING, 1.0)), sample(model))
+
+
+def test_assignment_says_which_image_gets_what(model):
+    choice = Choice((direction(name="man"), direction(name="woman", seed=1)), (1, 1))
+    _, assignment = run_node("HSpaceApplySteering", model=model, concept=choice, strength=1.5)
+    lines = assignment.splitlines()
+    assert len(lines) == 64
+    assert {line.split(": ")[1] for line in lines} == {"man x 1.5", "woman x 1.5"}
 
 
 def test_unbatched_chunks_of_different_lengths(model):
