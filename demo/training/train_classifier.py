@@ -52,7 +52,7 @@ def _draw(rng: random.Random, size: int, test: bool):
 
 
 def train(cache: Path, seed: int = 0, steps: int = 2000, batch_size: int = 64) -> dict[str, float]:
-    """Train, write `classifier.safetensors`, and return the accuracy on held-out combinations."""
+    """Train, write `classifier.safetensors`, and return the accuracy on renders that training never saw."""
     renders, decoded = Renders(cache), LatentCache(cache).decoded(cache)
     torch.manual_seed(seed)
     model = AttributeClassifier()
@@ -89,13 +89,16 @@ def train(cache: Path, seed: int = 0, steps: int = 2000, batch_size: int = 64) -
 def evaluate(
     renders: Renders, decoded: torch.Tensor, model: AttributeClassifier, images: int = 4000
 ) -> dict[str, float]:
-    """Accuracy on combinations that training never saw: on clean renders, and through the autoencoder."""
+    """Accuracy on renders that training never saw: of everybody (new backgrounds, places and weapons), and of the
+    combinations that were held out altogether, as they are and through the autoencoder."""
     rng = random.Random(12345)
-    people = _draw(rng, images, test=True)
+    everybody = [uniform_person(rng) for _ in range(images)]
+    strangers = _draw(rng, images, test=True)
     accuracy = {}
-    for suffix, batch in (
-        ("", lambda part: image_batch(renders, part, rng)),
-        (" (decoded)", lambda part: _decoded_batch(decoded, part, rng)),
+    for suffix, people, batch in (
+        ("", everybody, lambda part: image_batch(renders, part, rng)),
+        (" (unseen combination)", strangers, lambda part: image_batch(renders, part, rng)),
+        (" (unseen combination, decoded)", strangers, lambda part: _decoded_batch(decoded, part, rng)),
     ):
         right = dict.fromkeys(HEADS, 0)
         for start in range(0, images, 100):
