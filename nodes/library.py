@@ -1,11 +1,13 @@
-"""Save, load and import concept vectors."""
+"""Save, load, import and inspect concept vectors."""
 
 from pathlib import Path
 
 from comfy_api.latest import io
 
 from ..hspace.concept import Direction
+from ..hspace.inspection import compare_concepts, inspect_concept, inspection_report
 from ..hspace.library import find_vector, list_vectors, new_vector_path
+from ..hspace.plots import inspection_picture
 from ..hspace.vector_file import import_paper_direction, load_direction, save_direction
 from .types import CATEGORY, ConceptVector
 
@@ -118,4 +120,36 @@ class ImportConcept(io.ComfyNode):
         return io.NodeOutput(import_paper_direction(Path(find_vector(file, "file")), concept_name))
 
 
-NODES = [SaveConcept, LoadConcept, ImportConcept]
+class InspectConcept(io.ComfyNode):
+    """Says what is in a vector, in numbers and pictures."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HSpaceInspectConcept",
+            display_name="Inspect Concept Vector",
+            category=CATEGORY,
+            description="Shows what is in a concept vector: its size, where in the image it acts, how much of it is broad and "
+            "how much may be noise, how it was found, and how near it is to another vector.",
+            inputs=[
+                ConceptVector.Input("concept", tooltip="A vector, or a combination of vectors; of one that differs between "
+                                    "images, what the most strongly steered image gets."),
+                ConceptVector.Input("compare", optional=True, tooltip="A second vector of the same base model, to see whether "
+                                    "the two push the same way."),
+            ],
+            outputs=[
+                io.String.Output(display_name="report", tooltip="Base model, shape, norm, shares of the energy, largest "
+                                 "channels, how it was found, and the comparison."),
+                io.Image.Output(display_name="picture", tooltip="Energy over h-space, power spectrum and channel norms; with "
+                                "'compare', also where the two agree."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, concept, compare=None) -> io.NodeOutput:
+        report = inspection_report(concept, compare)
+        comparison = None if compare is None else compare_concepts(concept, compare)
+        return io.NodeOutput(report, inspection_picture(inspect_concept(concept), comparison), ui={"text": [report]})
+
+
+NODES = [SaveConcept, LoadConcept, ImportConcept, InspectConcept]

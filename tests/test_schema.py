@@ -28,8 +28,10 @@ PROMISED = {
     "HSpaceSweepConcept": ("Sweep Concept Strength", "concept from to", "CONCEPT_VECTOR"),
     "HSpacePromptRule": ("Prompt Rule", "concept topic phrases previous", "CONCEPT_RULES"),
     "HSpaceConceptsFromPrompt": ("Concepts from Prompt", "prompt rules", "CONCEPT_VECTOR STRING STRING"),
+    "HSpaceConceptBalance": ("Concept Balance", "images clip clip_vision labels", "STRING IMAGE FLOAT"),
+    "HSpaceInspectConcept": ("Inspect Concept Vector", "concept compare", "STRING IMAGE"),
 }
-OPTIONAL = {"samples", "avoid", "start_from", "mask", "previous", *(f"concept_{n}" for n in range(3, 7))}
+OPTIONAL = {"compare", "samples", "avoid", "start_from", "mask", "previous", *(f"concept_{n}" for n in range(3, 7))}
 
 
 def test_every_node_is_promised():
