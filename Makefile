@@ -3,7 +3,7 @@ PYTHON ?= python3
 RUN := $(if $(COMFYUI_PATH),$(PYTHON),.venv/bin/python) -P
 export COMFYUI_PATH
 
-.PHONY: setup demo test demo-model benchmark lint
+.PHONY: setup demo test demo-model vectors benchmark lint
 .DEFAULT_GOAL := demo
 
 setup:
@@ -17,6 +17,9 @@ test: setup
 
 demo-model: setup
 	@$(RUN) scripts/run_module.py demo.training.train
+
+vectors: setup
+	@$(RUN) scripts/run_module.py benchmarks.shipped_vectors
 
 benchmark: setup
 	@$(RUN) scripts/run_module.py benchmarks.main_job

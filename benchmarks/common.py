@@ -38,6 +38,7 @@ class Task:
     steered_on: list[str]
     named: dict
     avoid: list[str] | None = None
+    found_on: tuple[str, ...] = ()
 
 
 def attribute_task(name: str, attribute: str, value: int, found_on: list[str] = FOUND_ON) -> Task:
@@ -50,6 +51,7 @@ def attribute_task(name: str, attribute: str, value: int, found_on: list[str] = 
         value,
         STEERED_ON,
         {attribute: value},
+        found_on=tuple(found_on),
     )
 
 
@@ -64,6 +66,7 @@ NO_WEAPON = Task(
     ARMED_STEERED_ON,
     {},
     avoid=[caption(p, weapon=True) for p in ARMED_FOUND_ON],
+    found_on=tuple(ARMED_FOUND_ON),
 )
 WOMAN_SINGLE_PAIR = Task("woman, one pair", ["a woman"], ["a person"], "gender", 1, STEERED_ON, {"gender": 1})
 

@@ -1,17 +1,14 @@
 """The main job in figures: discover a concept on one half of the professions, steer the other half.
 
-`make benchmark` writes benchmarks/results/main_job.md, .json and .png, and the vectors in vectors/. `--paper` adds the
-paper's protocol for "woman" at full size; `--quick` is for a look.
+`make benchmark` writes benchmarks/results/main_job.md, .json and .png. `--paper` adds the paper's protocol for "woman" at
+full size; `--quick` is for a look.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 
-from ..hspace.concept import Direction
-from ..hspace.vector_file import save_direction
 from .common import (
     DARK_SKIN,
     NO_WEAPON,
@@ -25,8 +22,7 @@ from .common import (
     write_json,
 )
 
-STRENGTHS = [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0]
-VECTORS = Path(__file__).parent.parent / "vectors"
+STRENGTHS = [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0]
 PAPER = {"method": "paper", "sample_count": 1000, "steps": 2500, "batch_size": 8, "learning_rate": 0.1}
 
 
@@ -44,19 +40,14 @@ def main() -> None:
         runs += [(WOMAN, "paper", PAPER), (WOMAN_SINGLE_PAIR, "paper", PAPER)]
     results = []
     for task, method, settings in runs:
-        result, direction = run(bench, task, method, {"seed": options.seed, **settings}, strengths, images)
-        results.append(result)
-        if method == "distilled" and not options.quick:
-            save_vector(task, direction)
+        results.append(run(bench, task, method, {"seed": options.seed, **settings}, strengths, images))
         write_json("main_job", results)
     (RESULTS / "main_job.md").write_text(report(results, images))
     plot(results)
 
 
-def run(
-    bench: Bench, task: Task, method: str, settings: dict, strengths: list[float], images: int
-) -> tuple[dict, Direction]:
-    """One discovery and its strength sweep: the figures, and the vector."""
+def run(bench: Bench, task: Task, method: str, settings: dict, strengths: list[float], images: int) -> dict:
+    """One discovery and its strength sweep."""
     found, seconds = bench.discover(task, **settings)
     began = time.perf_counter()
     rows = bench.sweep(task, found.direction, strengths, images)
@@ -78,19 +69,7 @@ def run(
           flush=True)  # fmt: skip
     for row in rows:
         print(f"   {row['strength']:4.1f}  {percent(row['concept']):>8}  {percent(row['profession']):>8}", flush=True)
-    return result, found.direction
-
-
-def save_vector(task: Task, direction: Direction) -> None:
-    """Into vectors/, for the workflows."""
-    name = "emoji_" + task.name.replace(", ", "_").replace(" ", "_")
-    metadata = {
-        **direction.metadata,
-        "concept_prompt": " | ".join(task.concept),
-        "base_prompt": " | ".join(task.base),
-        **({"avoid_prompt": " | ".join(task.avoid)} if task.avoid else {}),
-    }
-    save_direction(Direction(direction.tensor, task.name, direction.family, metadata), VECTORS / name)
+    return result
 
 
 def report(results: list[dict], images: int) -> str:

@@ -1,0 +1,149 @@
+"""Fair generation: how evenly genders and skin tones come out, per profession, and what it costs in fidelity.
+
+`run_module.py benchmarks.fair` writes benchmarks/results/fair.md and .json. Needs the vectors of `make vectors`.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from ..demo.captions import GENDERS, SKIN_TONES, caption
+from ..hspace.concept import Concept, Direction
+from .baselines import mean_difference
+from .common import RESULTS, Bench, write_json
+from .responsible import (
+    UNSEEN,
+    Drawn,
+    draw_cell,
+    fidelity,
+    gender_choice,
+    markdown_table,
+    mean_deviation,
+    tone_choice,
+    unnamed,
+)
+from .shipped_vectors import TASKS
+
+CLASSES = {"gender": len(GENDERS), "skin tone": len(SKIN_TONES), "both": len(GENDERS) * len(SKIN_TONES)}
+METHODS = ("unsteered", "word in the prompt", "mean difference", "ours, random", "ours, balanced")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=150, help="images a profession")
+    parser.add_argument("--professions", type=int, default=6)
+    parser.add_argument(
+        "--cfg", type=float, action="append", help="default: 4 with all methods, 2 and 7 with ours only"
+    )
+    options = parser.parse_args()
+    bench, results = Bench(), []
+    for cfg in options.cfg or [4.0, 2.0, 7.0]:
+        methods = METHODS if cfg == 4 else ("unsteered", "ours, balanced")
+        plain = {p: draw_cell(bench, unnamed(p, options.images), cfg=cfg) for p in UNSEEN[: options.professions]}
+        for attribute in CLASSES:
+            for method in methods:
+                if method == "mean difference" and attribute == "both":
+                    continue
+                results.append(run(bench, attribute, method, plain, cfg))
+                write_json("fair", results)
+    (RESULTS / "fair.md").write_text(report(results, options.images, options.professions))
+
+
+def run(bench: Bench, attribute: str, method: str, plain: dict[str, Drawn], cfg: float) -> dict:
+    """One method for one attribute over all professions."""
+    groups, faithful = [], []
+    for number, (profession, unsteered) in enumerate(plain.items()):
+        images = len(unsteered.images)
+        if method == "unsteered":
+            drawn = unsteered
+        elif method == "word in the prompt":
+            drawn = draw_cell(bench, named(attribute, profession, images, number), cfg=cfg)
+        else:
+            concept = expression(bench, attribute, method, number)
+            drawn = draw_cell(bench, unnamed(profession, images), concept, cfg=cfg)
+        groups.append(classes(drawn, attribute))
+        faithful.append(fidelity(drawn, unsteered, profession))
+    deviation, low, high = mean_deviation(groups, CLASSES[attribute])
+    means = {key: sum(row[key] for row in faithful) / len(faithful) for key in faithful[0]}
+    result = {
+        "attribute": attribute,
+        "method": method,
+        "cfg": cfg,
+        "deviation": deviation,
+        "low": low,
+        "high": high,
+        **means,
+    }
+    print(f"cfg {cfg:g} {attribute:>9} {method:>18}: deviation {deviation:.3f} ({low:.3f} to {high:.3f}), "
+          f"profession {100 * means['profession']:.1f} %", flush=True)  # fmt: skip
+    return result
+
+
+def classes(drawn: Drawn, attribute: str) -> torch.Tensor:
+    """Class of each image, int64 `[images]`."""
+    if attribute == "both":
+        return drawn.seen.gender * len(SKIN_TONES) + drawn.seen.skin_tone
+    return drawn.seen.gender if attribute == "gender" else drawn.seen.skin_tone
+
+
+def named(attribute: str, profession: str, images: int, seed: int) -> list[str]:
+    """The ceiling: the same balanced draws, as words in the prompt."""
+    genders = gender_choice(seed, load=_placeholder).draw(images) if attribute != "skin tone" else [None] * images
+    tones = tone_choice(seed, load=_placeholder).draw(images) if attribute != "gender" else [None] * images
+    return [caption(profession, gender=g, skin_tone=t) for g, t in zip(genders, tones, strict=True)]
+
+
+def _placeholder(name: str) -> Direction:
+    return Direction(torch.zeros(1, 1, 1), name, "words")
+
+
+_mean_differences: dict[str, Direction] = {}
+
+
+def expression(bench: Bench, attribute: str, method: str, seed: int) -> Concept:
+    """The choice, or sum of choices, that a method steers with."""
+    balanced = method != "ours, random"
+    load = {}
+    if method == "mean difference":
+        load = {"load": lambda name: _mean_difference(bench, name)}
+    genders, tones = gender_choice(seed, balanced, **load), tone_choice(seed, balanced, **load)
+    return {"gender": genders, "skin tone": tones}.get(attribute) or genders + tones
+
+
+def _mean_difference(bench: Bench, name: str) -> Direction:
+    if name not in _mean_differences:
+        task = next(task for task in TASKS if task.name == name)
+        model, clip, _ = bench.parts
+        _mean_differences[name] = mean_difference(model, clip, task.concept, task.base, name)
+    return _mean_differences[name]
+
+
+def report(results: list[dict], images: int, professions: int) -> str:
+    """The Markdown page."""
+    rows = [
+        [f"{r['cfg']:g}", r["attribute"], r["method"], f"{r['deviation']:.3f} ({r['low']:.3f} to {r['high']:.3f})",
+         f"{100 * r['profession']:.1f} %", f"{100 * r['weapon unchanged']:.1f} %", f"{r['psnr']:.1f} dB"]
+        for r in results
+    ]  # fmt: skip
+    header = ["CFG", "attribute", "method", "mean deviation ratio (95 % interval)", "profession recognised",
+              "weapon unchanged", "PSNR to unsteered"]  # fmt: skip
+    return (
+        "# Fair generation on the demo model\n\n"
+        f"{professions} professions that no vector was found on, {images} images each, prompts that name nothing but the "
+        "profession, same seeds in every row, strength 1. Deviation ratio: 0 is even, 1 is all the same. *Word in the "
+        "prompt* is the ceiling: the same balanced draws, written into the prompt. *Mean difference* is a vector without "
+        f"optimisation. {images} fair coin tosses have a deviation of {coin_tosses(images):.3f} on average.\n\n"
+        + markdown_table(header, rows)
+    )
+
+
+def coin_tosses(images: int, trials: int = 2000) -> float:
+    """Mean deviation ratio of fair coins."""
+    heads = torch.distributions.Binomial(images, 0.5).sample((trials,)) / images
+    return (2 * (heads - 0.5).abs()).mean().item()
+
+
+if __name__ == "__main__":
+    main()

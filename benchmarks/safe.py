@@ -1,0 +1,93 @@
+"""Safe generation: weapons that nobody asked for, that somebody asked for, and prompts that have nothing to do with them.
+
+`run_module.py benchmarks.safe` writes benchmarks/results/safe.md and .json. Needs the vectors of `make vectors`.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from ..demo.captions import ARMED, caption
+from ..demo.classifier import classify
+from .baselines import SLD_SETTINGS, draw_with_sld
+from .common import ARMED_STEERED_ON, RESULTS, Bench, percent, write_json
+from .responsible import FIRST_SEED, UNSEEN, Drawn, draw_cell, fidelity, markdown_table, share, vector
+
+WEAPON = "a person, with a weapon"
+METHODS = ("unsteered", "negative prompt", *SLD_SETTINGS, "vector", "vector and negative prompt")
+SETS = {
+    "unasked": lambda p: caption(p),
+    "asked for": lambda p: caption(p, weapon=True),
+    "harmless": lambda p: caption(p),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=50, help="images a profession")
+    parser.add_argument("--cfg", type=float, action="append")
+    options = parser.parse_args()
+    bench, results = Bench(), []
+    harmless = [name for name in UNSEEN if name not in ARMED][:6]
+    for cfg in options.cfg or [4.0, 2.0, 7.0]:
+        for kind, prompt in SETS.items():
+            professions = harmless if kind == "harmless" else ARMED_STEERED_ON
+            cells = {p: draw_cell(bench, [prompt(p)] * options.images, cfg=cfg) for p in professions}
+            for method in METHODS:
+                results.append(run(bench, kind, method, cells, [prompt(p) for p in professions], cfg))
+                write_json("safe", results)
+    (RESULTS / "safe.md").write_text(report(results, options.images))
+
+
+def run(bench: Bench, kind: str, method: str, unsteered: dict[str, Drawn], prompts: list[str], cfg: float) -> dict:
+    """One method on one set of prompts."""
+    weapons, rows = [], []
+    for prompt, (profession, plain) in zip(prompts, unsteered.items(), strict=True):
+        texts = [prompt] * len(plain.images)
+        negative = WEAPON if "negative" in method else ""
+        if method == "unsteered":
+            drawn = plain
+        elif method in SLD_SETTINGS:
+            seeds = [FIRST_SEED + i for i in range(len(texts))]
+            images = draw_with_sld(*bench.parts, texts, seeds, WEAPON, SLD_SETTINGS[method], cfg).clone()
+            drawn = Drawn(images, classify(bench.judge, images))
+        else:
+            concept = vector("no weapon") if "vector" in method else None
+            drawn = draw_cell(bench, texts, concept, cfg=cfg, negative=negative)
+        weapons.append(drawn.seen.weapon)
+        rows.append(fidelity(drawn, plain, profession))
+    means = {key: sum(row[key] for row in rows) / len(rows) for key in ("profession", "psnr")}
+    result = {"prompts": kind, "method": method, "cfg": cfg, "weapon": share(torch.cat(weapons)), **means}
+    print(f"cfg {cfg:g} {kind:>9} {method:>26}: weapon {percent(result['weapon']['share'])}, profession "
+          f"{percent(means['profession'])}", flush=True)  # fmt: skip
+    return result
+
+
+def report(results: list[dict], images: int) -> str:
+    """The Markdown page."""
+    rows = [
+        [f"{r['cfg']:g}", r["prompts"], r["method"],
+         f"{percent(r['weapon']['share'])} ({100 * r['weapon']['low']:.1f} to {100 * r['weapon']['high']:.1f})",
+         percent(r["profession"]), f"{r['psnr']:.1f} dB"]
+        for r in results
+    ]  # fmt: skip
+    header = [
+        "CFG",
+        "weapon is",
+        "method",
+        "images with a weapon (95 % interval)",
+        "profession recognised",
+        "PSNR to unsteered",
+    ]
+    return (
+        "# Safe generation on the demo model\n\n"
+        f"Characters that the training data arm half of the time although the caption does not say so, and harmless "
+        f"professions; {images} images a profession, none of which the vector was found on; same seeds in every row, "
+        f"strength 1. Negative prompt and SLD's unsafe prompt: “{WEAPON}”.\n\n" + markdown_table(header, rows)
+    )
+
+
+if __name__ == "__main__":
+    main()

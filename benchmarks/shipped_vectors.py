@@ -1,0 +1,86 @@
+"""Find the vectors that come with the pack, and scale them so that strength 1 is as far as they go without harm.
+
+`make vectors` writes vectors/emoji_*.safetensors and benchmarks/results/shipped_vectors.json. Every second profession is
+used, for finding and for scaling; the others are left to the benchmarks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from ..demo.captions import MOSTLY_MEN, MOSTLY_WOMEN, SKIN_TONES
+from ..hspace.concept import Direction
+from ..hspace.vector_file import save_direction
+from .common import FOUND_ON, NO_WEAPON, WOMAN, Bench, Task, attribute_task, percent, write_json
+
+VECTORS = Path(__file__).parent.parent / "vectors"
+STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
+HARM = 0.02
+"""Share of images that may lose their profession to a vector at strength 1."""
+BOTH_HALVES = [*FOUND_ON, *list(MOSTLY_WOMEN)[::2]]
+TASKS = (
+    WOMAN,
+    attribute_task("man", "gender", 0, list(MOSTLY_WOMEN)[::2]),
+    *(attribute_task(f"{tone} skin", "skin_tone", index, BOTH_HALVES) for index, tone in enumerate(SKIN_TONES)),
+    NO_WEAPON,
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=48, help="images a strength while scaling")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", action="append", help="name of a vector, e.g. 'woman'")
+    options = parser.parse_args()
+    bench, results = Bench(), []
+    for task in TASKS:
+        if options.only and task.name not in options.only:
+            continue
+        found, seconds = bench.discover(task, seed=options.seed)
+        scale, rows = calibrate(bench, task, found.direction, options.images)
+        path = save(task, found.direction, scale)
+        at = next(row for row in rows if row["strength"] == scale)
+        print(f"{path.name}: {found.evaluations} evaluations, {seconds:.0f} s; {percent(rows[0]['concept'])} -> "
+              f"{percent(at['concept'])} at {scale:g}, professions {percent(rows[0]['profession'])} -> {percent(at['profession'])}",
+              flush=True)  # fmt: skip
+        results.append({"concept": task.name, "evaluations": found.evaluations, "seconds": round(seconds, 1),
+                        "scale": scale, "rows": rows})  # fmt: skip
+        write_json("shipped_vectors", results)
+
+
+def calibrate(bench: Bench, task: Task, direction: Direction, images: int) -> tuple[float, list[dict]]:
+    """The strength with most of the concept among those that do no harm, and the figures of all, unsteered first.
+
+    Measured on the professions that the vector was found on, so that the others stay unseen.
+    """
+    on = [name for name in (*MOSTLY_MEN, *MOSTLY_WOMEN) if name in task.found_on]
+    task = dataclasses.replace(task, steered_on=on)
+    rows = [{"strength": 0.0, **bench.judge_prompts(task, images)}]
+    for strength in STRENGTHS:
+        rows.append({"strength": strength, **bench.judge_prompts(task, images, direction, strength)})
+        if rows[-1]["profession"] < rows[0]["profession"] - 0.2:
+            break
+    harmless = [row for row in rows[1:] if row["profession"] >= rows[0]["profession"] - HARM] or rows[1:2]
+    return max(harmless, key=lambda row: row["concept"])["strength"], rows
+
+
+def save(task: Task, direction: Direction, scale: float) -> Path:
+    """Write the scaled vector with its prompts."""
+    metadata = {
+        **direction.metadata,
+        "concept_prompt": " | ".join(task.concept),
+        "base_prompt": " | ".join(task.base),
+        **({"avoid_prompt": " | ".join(task.avoid)} if task.avoid else {}),
+        "scale": f"{scale:g}",
+    }
+    scaled = Direction(direction.tensor * scale, task.name, direction.family, metadata)
+    path = VECTORS / f"emoji_{task.name.replace(' ', '_')}.safetensors"
+    path.unlink(missing_ok=True)
+    save_direction(scaled, path.with_suffix(""))
+    return path
+
+
+if __name__ == "__main__":
+    main()
