@@ -1,7 +1,6 @@
-"""Write the editor workflow files in `workflows/` from short descriptions: `python -P scripts/build_workflows.py`.
+"""Write the editor workflow files in `workflows/`: `python -P scripts/build_workflows.py`.
 
-Slots, widget order and types come from a running server's own node definitions, so a file cannot disagree with the
-nodes. Positions are given in columns; what a description says is all there is to a workflow.
+Each function below is one workflow; `workflow_builder.py` says how a description becomes a file.
 """
 
 from __future__ import annotations
@@ -9,124 +8,14 @@ from __future__ import annotations
 import json
 import sys
 import urllib.request
-import uuid
-from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from comfy_server import ROOT, running_server
+from comfy_server import running_server
+from workflow_builder import ROW, TITLE_HEIGHT, Out, Workflow
 
-COLUMN, ROW = 380, 30
-TITLE_HEIGHT, GROUP_MARGIN = 34, 14
-
-
-@dataclass(frozen=True)
-class Out:
-    """Output `slot` of a node."""
-
-    node: int
-    slot: int
-    type: str
-
-
-@dataclass
-class Workflow:
-    """A workflow under construction; nodes stack downwards in the current column of the current group."""
-
-    definitions: dict
-    nodes: list[dict] = field(default_factory=list)
-    links: list[list] = field(default_factory=list)
-    groups: list[dict] = field(default_factory=list)
-    x: float = 0
-    y: float = 0
-
-    def at(self, column: float, row: float = 0) -> None:
-        """Go to the top of a column."""
-        self.x, self.y = column * COLUMN, row
-
-    def add(
-        self, kind: str, title: str | None = None, box: tuple[int, int | None] = (300, None), **inputs
-    ) -> list[Out]:
-        """A node; an `Out` links an input, anything else is a widget's value. Returns its outputs."""
-        definition = self.definitions[kind]
-        number = len(self.nodes) + 1
-        slots, values = [], []
-        specs = {**definition["input"].get("required", {}), **definition["input"].get("optional", {})}
-        unknown = set(inputs) - set(specs)
-        if unknown:
-            raise ValueError(f"{kind} has no input {sorted(unknown)}")
-        for name, spec in specs.items():
-            options = spec[1] if len(spec) > 1 else {}
-            if isinstance(inputs.get(name), Out) or not _is_widget(spec):
-                slots.append({"name": name, "type": spec[0] if isinstance(spec[0], str) else "COMBO",
-                              "link": self._link(inputs.get(name), number, len(slots))})  # fmt: skip
-            else:
-                choices = spec[0] if isinstance(spec[0], list) else options.get("options", [])
-                values.append(inputs.get(name, options.get("default", choices[0] if choices else "")))
-                if options.get("control_after_generate"):
-                    values.append("fixed")
-                if options.get("image_upload"):
-                    values.append("image")
-        outputs = [{"name": name, "type": type_, "links": []}
-                   for name, type_ in zip(definition["output_name"], definition["output"], strict=True)]  # fmt: skip
-        multiline = sum(1 for spec in specs.values() if len(spec) > 1 and spec[1].get("multiline"))
-        width, height = box
-        height = height or 40 + 22 * max(len(slots), len(outputs)) + 26 * len(values) + 60 * multiline
-        self._place(number, kind, title, slots, outputs, values, width, height)
-        return [Out(number, slot, output["type"]) for slot, output in enumerate(outputs)]
-
-    def note(self, text: str, width: int = 300, height: int = 150) -> None:
-        """A note in plain words."""
-        self._place(
-            len(self.nodes) + 1, "MarkdownNote", None, [], [], [text], width, height, color="#432", bgcolor="#653"
-        )
-
-    def group(self, title: str, first: int) -> None:
-        """A titled frame around all nodes from number `first` on."""
-        boxes = [(*node["pos"], *node["size"]) for node in self.nodes[first:]]
-        left, top = min(b[0] for b in boxes) - GROUP_MARGIN, min(b[1] for b in boxes) - TITLE_HEIGHT - 44
-        right, bottom = max(b[0] + b[2] for b in boxes) + GROUP_MARGIN, max(b[1] + b[3] for b in boxes) + GROUP_MARGIN
-        self.groups.append({"id": len(self.groups) + 1, "title": title, "bounding": [left, top, right - left, bottom - top],
-                            "color": "#3f789e", "font_size": 24, "flags": {}})  # fmt: skip
-
-    def write(self, name: str) -> None:
-        """`workflows/<name>.json`."""
-        content = {
-            "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"h-space-steering/{name}")),
-            "revision": 0,
-            "last_node_id": len(self.nodes),
-            "last_link_id": len(self.links),
-            "nodes": self.nodes,
-            "links": self.links,
-            "groups": self.groups,
-            "config": {},
-            "extra": {},
-            "version": 0.4,
-        }
-        (ROOT / "workflows" / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
-
-    def _place(self, number, kind, title, slots, outputs, values, width, height, **look):
-        node = {"id": number, "type": kind, "pos": [self.x, self.y], "size": [width, height], "flags": {},
-                "order": number - 1, "mode": 0, "inputs": slots, "outputs": outputs,
-                "properties": {"Node name for S&R": kind}, "widgets_values": values, **look}  # fmt: skip
-        if title:
-            node["title"] = title
-        self.nodes.append(node)
-        self.y += height + TITLE_HEIGHT + ROW
-
-    def _link(self, source: Out | None, node: int, slot: int) -> int | None:
-        if source is None:
-            return None
-        number = len(self.links) + 1
-        self.links.append([number, source.node, source.slot, node, slot, source.type])
-        self.nodes[source.node - 1]["outputs"][source.slot]["links"].append(number)
-        return number
-
-
-def _is_widget(spec) -> bool:
-    return isinstance(spec[0], list) or (
-        spec[0] in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO") and not (len(spec) > 1 and spec[1].get("forceInput"))
-    )
+STRENGTH = 1.0
+SAMPLING = {"steps": 20, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal"}
 
 
 def discover_and_steer(flow: Workflow) -> None:
@@ -190,14 +79,219 @@ def discover_and_steer(flow: Workflow) -> None:
     flow.at(8)
     for title, source, name in (("Unsteered", model, "unsteered"), ("Steered", steered, "steered")):
         (drawn,) = flow.add("KSampler", title, (320, 262), model=source, positive=prompt, negative=negative, latent_image=latent,
-                            seed=1, steps=20, cfg=4.0, sampler_name="euler", scheduler="normal")  # fmt: skip
+                            seed=1, **SAMPLING)  # fmt: skip
         (image,) = flow.add("VAEDecode", None, (320, 60), samples=drawn, vae=vae)
         flow.add("SaveImage", title, (320, 330), images=image, filename_prefix=f"demo/{name}")
     flow.group("4. Steer", first)
 
 
-STRENGTH = 1.0
-WORKFLOWS = (discover_and_steer,)
+def _demo_model(flow: Workflow) -> tuple[Out, Out, Out]:
+    flow.at(0)
+    outputs = flow.add("HSpaceLoadDemoModel")
+    flow.note(
+        "### 1. A model\nThe emoji demo model needs no download. To use your own, put **Load Checkpoint** in its place, set "
+        "the latent to its native size, and load vectors that were found on it.", height=170
+    )  # fmt: skip
+    flow.group("1. Model", 0)
+    return tuple(outputs)
+
+
+def _load(flow: Workflow, name: str) -> Out:
+    (vector,) = flow.add(
+        "HSpaceLoadConcept", name.replace("_", " "), (300, 60), concept_name=f"emoji_{name}.safetensors"
+    )
+    return vector
+
+
+def _prompts(flow: Workflow, clip: Out, prompt: str | Out, negative: str = "") -> tuple[Out, Out]:
+    (positive,) = flow.add("CLIPTextEncode", "prompt", (320, 96), clip=clip, text=prompt)
+    (against,) = flow.add("CLIPTextEncode", "negative", (320, 96), clip=clip, text=negative)
+    return positive, against
+
+
+def _draw(flow: Workflow, title: str, vae: Out, name: str, **sampler) -> None:
+    """Sample, decode and save, below each other."""
+    (drawn,) = flow.add("KSampler", title, (320, 262), seed=1, **SAMPLING, **sampler)
+    (image,) = flow.add("VAEDecode", None, (320, 60), samples=drawn, vae=vae)
+    flow.add("SaveImage", title, (320, 330), images=image, filename_prefix=f"demo/{name}")
+
+
+def fair_generation(flow: Workflow) -> None:
+    """Half of the judges are women."""
+    model, clip, vae = _demo_model(flow)
+    first = len(flow.nodes)
+    flow.at(1)
+    woman, man = _load(flow, "woman"), _load(flow, "man")
+    (choice,) = flow.add("HSpaceChooseConcept", None, (300, 260), concept_1=woman, concept_2=man)
+    flow.note(
+        "### 2. Choose per image\nEach image of the batch draws one of the connected concepts, in equal numbers. **weights** "
+        "such as 2,1 change the shares. Connect up to six.", height=150
+    )  # fmt: skip
+    flow.group("2. One of two concepts for each image", first)
+    first = len(flow.nodes)
+    flow.at(2)
+    positive, negative = _prompts(flow, clip, "a judge")
+    (latent,) = flow.add("EmptyLatentImage", None, (320, 130), width=128, height=128, batch_size=8)
+    steered, assignment = flow.add("HSpaceApplySteering", None, (320, 230), model=model, concept=choice, strength=1.0)
+    flow.add("PreviewAny", "Who gets what", (320, 180), source=assignment)
+    flow.note(
+        "### 3. Steer\nThe same seeds twice: what the model draws by itself, and with a choice for each image.",
+        320,
+        110,
+    )
+    flow.at(3)
+    _draw(
+        flow, "Unsteered", vae, "fair_unsteered", model=model, positive=positive, negative=negative, latent_image=latent
+    )
+    flow.at(4)
+    _draw(flow, "Fair", vae, "fair", model=steered, positive=positive, negative=negative, latent_image=latent)
+    flow.group("3. Draw, plain and fair", first)
+
+
+def safe_generation(flow: Workflow) -> None:
+    """A detective without the weapon that nobody asked for."""
+    model, clip, vae = _demo_model(flow)
+    first = len(flow.nodes)
+    flow.at(1)
+    safe = _load(flow, "no_weapon")
+    flow.note(
+        "### 2. An anti-concept\nFound with Discover's **avoid** input: it points away from weapons. Apply keeps it always on; "
+        "prompts that have nothing to do with weapons stay as they are.", height=150
+    )  # fmt: skip
+    flow.group("2. What must not appear", first)
+    first = len(flow.nodes)
+    flow.at(2)
+    positive, negative = _prompts(flow, clip, "a detective")
+    (latent,) = flow.add("EmptyLatentImage", None, (320, 130), width=128, height=128, batch_size=8)
+    steered, _ = flow.add("HSpaceApplySteering", None, (320, 230), model=model, concept=safe, strength=1.0)
+    flow.note("### 3. Steer\nThis model arms half of its detectives although the prompt does not say so.", 320, 100)
+    flow.at(3)
+    _draw(
+        flow, "Unsteered", vae, "safe_unsteered", model=model, positive=positive, negative=negative, latent_image=latent
+    )
+    flow.at(4)
+    _draw(flow, "Safe", vae, "safe", model=steered, positive=positive, negative=negative, latent_image=latent)
+    flow.group("3. Draw, plain and safe", first)
+
+
+def responsible_prompt(flow: Workflow) -> None:
+    """The prompt itself switches the vectors on."""
+    model, clip, vae = _demo_model(flow)
+    first = len(flow.nodes)
+    flow.at(1)
+    woman, man, safe = _load(flow, "woman"), _load(flow, "man"), _load(flow, "no_weapon")
+    (choice,) = flow.add("HSpaceChooseConcept", None, (300, 260), concept_1=woman, concept_2=man)
+    flow.at(2)
+    (rules,) = flow.add("HSpacePromptRule", "any gender", (320, 170), concept=choice, topic="gender")
+    (rules,) = flow.add("HSpacePromptRule", "no violence", (320, 170), concept=safe, topic="violence", previous=rules)
+    flow.note(
+        "### 2. Rules\nWhich wording switches which vectors on. Add your own words in **phrases**, one a line.", 320, 120
+    )  # fmt: skip
+    flow.group("2. What a prompt may ask for", first)
+    first = len(flow.nodes)
+    flow.at(3)
+    concept, matched, prompt = flow.add("HSpaceConceptsFromPrompt", None, (320, 160), rules=rules,
+                                        prompt="a detective, either man or woman, no weapon")  # fmt: skip
+    flow.add("PreviewAny", "What was found", (320, 120), source=matched)
+    positive, negative = _prompts(flow, clip, prompt)
+    (latent,) = flow.add("EmptyLatentImage", None, (320, 130), width=128, height=128, batch_size=8)
+    steered, _ = flow.add("HSpaceApplySteering", None, (320, 230), model=model, concept=concept, strength=1.0)
+    flow.note("### 3. Steer\nThe model alone ignores such wishes, or does the opposite of them.", 320, 100)
+    flow.at(4)
+    _draw(
+        flow,
+        "Prompt alone",
+        vae,
+        "prompt_alone",
+        model=model,
+        positive=positive,
+        negative=negative,
+        latent_image=latent,
+    )
+    flow.at(5)
+    _draw(
+        flow,
+        "Prompt heard",
+        vae,
+        "prompt_heard",
+        model=steered,
+        positive=positive,
+        negative=negative,
+        latent_image=latent,
+    )
+    flow.group("3. Draw, ignored and heard", first)
+
+
+def strength_strip(flow: Workflow) -> None:
+    """One picture at seven strengths."""
+    model, clip, vae = _demo_model(flow)
+    first = len(flow.nodes)
+    flow.at(1)
+    woman = _load(flow, "woman")
+    (sweep,) = flow.add("HSpaceSweepConcept", None, (300, 110), concept=woman, **{"from": -1.0, "to": 2.0})
+    flow.note(
+        "### 2. Sweep\nThe first image gets **from**, the last one **to**. Below 0 is the opposite of the concept.",
+        height=120,
+    )
+    flow.group("2. A strength for each image", first)
+    first = len(flow.nodes)
+    flow.at(2)
+    positive, negative = _prompts(flow, clip, "a scientist")
+    (latent,) = flow.add("EmptyLatentImage", None, (320, 130), width=128, height=128, batch_size=7)
+    (latent,) = flow.add("LatentBatchSeedBehavior", None, (320, 82), samples=latent, seed_behavior="fixed")
+    steered, _ = flow.add("HSpaceApplySteering", None, (320, 230), model=model, concept=sweep, strength=1.0)
+    flow.note("### 3. Draw\nAll images begin with the same noise, so only the strength differs.", 320, 100)
+    flow.at(3)
+    _draw(flow, "Strip", vae, "strip", model=steered, positive=positive, negative=negative, latent_image=latent)
+    flow.group("3. Draw the strip", first)
+
+
+def compose_concepts(flow: Workflow) -> None:
+    """Two vectors at once, and a fair choice of one of them."""
+    model, clip, vae = _demo_model(flow)
+    first = len(flow.nodes)
+    flow.at(1)
+    woman, man, dark, light = (_load(flow, name) for name in ("woman", "man", "dark_skin", "light_skin"))
+    flow.at(2)
+    (genders,) = flow.add("HSpaceChooseConcept", "gender", (300, 260), concept_1=woman, concept_2=man)
+    (tones,) = flow.add("HSpaceChooseConcept", "skin tone", (300, 260), concept_1=dark, concept_2=light)
+    (both,) = flow.add("HSpaceAddConcepts", None, (300, 130), concept_a=genders, concept_b=tones)
+    flow.note(
+        "### 2. Compose\nA sum of two choices: gender and skin tone are drawn independently. Weights of **Add Concepts** "
+        "set how strong each is; negative ones turn it around.", height=150
+    )  # fmt: skip
+    flow.group("2. A sum of choices", first)
+    first = len(flow.nodes)
+    flow.at(3)
+    positive, negative = _prompts(flow, clip, "a firefighter")
+    (latent,) = flow.add("EmptyLatentImage", None, (320, 130), width=128, height=128, batch_size=8)
+    steered, assignment = flow.add("HSpaceApplySteering", None, (320, 230), model=model, concept=both, strength=1.0)
+    flow.add("PreviewAny", "Who gets what", (320, 180), source=assignment)
+    flow.note("### 3. Steer\nThe same seeds, plain and steered.", 320, 90)
+    flow.at(4)
+    _draw(
+        flow,
+        "Unsteered",
+        vae,
+        "compose_unsteered",
+        model=model,
+        positive=positive,
+        negative=negative,
+        latent_image=latent,
+    )
+    flow.at(5)
+    _draw(flow, "Composed", vae, "composed", model=steered, positive=positive, negative=negative, latent_image=latent)
+    flow.group("3. Draw, plain and composed", first)
+
+
+WORKFLOWS = (
+    discover_and_steer,
+    fair_generation,
+    safe_generation,
+    responsible_prompt,
+    strength_strip,
+    compose_concepts,
+)
 
 if __name__ == "__main__":
     with running_server() as server:
