@@ -3,7 +3,7 @@ PYTHON ?= python3
 RUN := $(if $(COMFYUI_PATH),$(PYTHON),.venv/bin/python) -P
 export COMFYUI_PATH
 
-.PHONY: setup demo test demo-model vectors benchmark lint
+.PHONY: setup demo test demo-model vectors benchmark workflows locales lint
 .DEFAULT_GOAL := demo
 
 setup:
@@ -23,6 +23,12 @@ vectors: setup
 
 benchmark: setup
 	@$(RUN) scripts/run_module.py benchmarks.main_job
+
+workflows: setup
+	@$(RUN) scripts/build_workflows.py
+
+locales: setup
+	@$(RUN) scripts/build_locales.py
 
 lint: setup
 	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check .

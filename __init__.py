@@ -11,9 +11,9 @@ class HSpaceExtension(ComfyExtension):
     """The nodes of the pack."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        from .nodes import compose, demo, discover, library, measure, steer
+        from .nodes import compose, demo, discover, library, measure, steer, strip
 
-        modules = (discover, library, compose, steer, measure, demo)
+        modules = (discover, library, compose, steer, measure, strip, demo)
         return [node for module in modules for node in module.NODES]
 
 

@@ -64,7 +64,7 @@ class Concept(ABC):
         count = images if self.choices() else 1
         first = (strength * self.evaluate(torch.zeros(count), self._strides())).tolist()
         last = (strength * self.evaluate(torch.ones(count), self._strides())).tolist()
-        names = [direction.name for direction in self.directions()]
+        names = [" ".join(direction.name.split()) for direction in self.directions()]
         lines = []
         for index, (start, end) in enumerate(zip(first, last, strict=True)):
             given = [f"{name} x {a:g}" if a == b else f"{name} x {a:g} to {b:g}"
@@ -229,9 +229,8 @@ class Sweep(Concept):
         return (self.concept,)
 
     def evaluate(self, fractions, strides) -> torch.Tensor:
-        return torch.lerp(torch.tensor(self.start), torch.tensor(self.end), fractions)[:, None] * self.concept.evaluate(
-            fractions, strides
-        )
+        factors = self.start + (self.end - self.start) * fractions
+        return factors[:, None] * self.concept.evaluate(fractions, strides)
 
     def describe(self) -> str:
         return f"{self.start:g} to {self.end:g} x {_bracketed(self.concept)}"

@@ -239,10 +239,14 @@ def strength_strip(flow: Workflow) -> None:
     positive, negative = _prompts(flow, clip, "a scientist")
     (latent,) = flow.add("EmptyLatentImage", None, (320, 130), width=128, height=128, batch_size=7)
     (latent,) = flow.add("LatentBatchSeedBehavior", None, (320, 82), samples=latent, seed_behavior="fixed")
-    steered, _ = flow.add("HSpaceApplySteering", None, (320, 230), model=model, concept=sweep, strength=1.0)
+    steered, assignment = flow.add("HSpaceApplySteering", None, (320, 230), model=model, concept=sweep, strength=1.0)
     flow.note("### 3. Draw\nAll images begin with the same noise, so only the strength differs.", 320, 100)
     flow.at(3)
-    _draw(flow, "Strip", vae, "strip", model=steered, positive=positive, negative=negative, latent_image=latent)
+    (drawn,) = flow.add("KSampler", None, (320, 262), seed=1, **SAMPLING, model=steered, positive=positive, negative=negative,
+                        latent_image=latent)  # fmt: skip
+    (images,) = flow.add("VAEDecode", None, (320, 60), samples=drawn, vae=vae)
+    (strip,) = flow.add("HSpaceLabelStrip", None, (320, 80), images=images, assignment=assignment)
+    flow.add("SaveImage", "Strip", (640, 330), images=strip, filename_prefix="demo/strip")
     flow.group("3. Draw the strip", first)
 
 

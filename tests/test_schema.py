@@ -29,6 +29,7 @@ PROMISED = {
     "HSpacePromptRule": ("Prompt Rule", "concept topic phrases previous", "CONCEPT_RULES"),
     "HSpaceConceptsFromPrompt": ("Concepts from Prompt", "prompt rules", "CONCEPT_VECTOR STRING STRING"),
     "HSpaceConceptBalance": ("Concept Balance", "images clip clip_vision labels", "STRING IMAGE FLOAT"),
+    "HSpaceLabelStrip": ("Label Strip", "images assignment", "IMAGE"),
     "HSpaceInspectConcept": ("Inspect Concept Vector", "concept compare", "STRING IMAGE"),
 }
 OPTIONAL = {"compare", "samples", "avoid", "start_from", "mask", "previous", *(f"concept_{n}" for n in range(3, 7))}
