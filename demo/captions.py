@@ -165,7 +165,7 @@ def draw_person(rng: random.Random) -> tuple[Person, str, Named]:
     """One training example: a person, a caption that leaves some of it out, biased as the card says, and what it names."""
     profession = rng.choice(list(PROFESSIONS))
     style = rng.randrange(len(STYLES))
-    names_gender, names_tone, names_style = rng.random() < 0.5, rng.random() < 0.5, rng.random() < 0.6
+    names_gender, names_tone, names_style = rng.random() < 0.7, rng.random() < 0.7, rng.random() < 0.6
     names_profession = rng.random() < 0.94
     if names_gender:
         gender = rng.randrange(2)
