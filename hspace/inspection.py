@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from .concept import Concept, Direction
-from .steering import resize_direction
+from .maps import resize_direction
 
 LOW_FREQUENCY = 0.25
 """Cycles per h-space pixel: waves of four pixels or longer count as low, the mean among them."""

@@ -14,9 +14,9 @@ import torch
 
 from . import conditioning as cond
 from .autograd import differentiable_attention
+from .maps import resize_direction
 from .objective import mean_square, prediction_scale, relative_error, teacher_target
 from .settings import DiscoverySettings
-from .steering import resize_direction
 
 ADAM_BETAS = (0.9, 0.99)
 ADAM_STATE = ("exp_avg", "exp_avg_sq")

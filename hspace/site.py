@@ -5,9 +5,33 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+import comfy.model_sampling
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
-_FAMILY_BY_CONTEXT = {768: "SD1", 1024: "SD2", 1280: "SDXL-refiner", 2048: "SDXL"}
+# By width of the text embedding, channel multipliers, transformer depths of the encoder and of the middle block. A
+# distilled U-Net with other blocks (SSD-1B, KOALA ...) is a family of its own though it is as wide as its teacher: its
+# bottleneck comes after other layers, or there is no middle block at all.
+_FAMILIES = {
+    (768, (1, 2, 4, 4), (1, 1, 1, 1, 1, 1, 0, 0), 1): "SD1",
+    (1024, (1, 2, 4, 4), (1, 1, 1, 1, 1, 1, 0, 0), 1): "SD2",
+    (1280, (1, 2, 4, 4), (0, 0, 4, 4, 4, 4, 0, 0), 4): "SDXL-refiner",
+    (2048, (1, 2, 4), (0, 0, 2, 2, 10, 10), 10): "SDXL",
+    (2048, (1, 2, 4), (0, 0, 2, 2, 4, 4), -1): "SSD-1B",
+    (2048, (1, 2, 4), (0, 0, 1, 1, 2, 2), -1): "Segmind-Vega",
+    (2048, (1, 2, 4), (0, 2, 5), -2): "KOALA-700M",
+    (2048, (1, 2, 4), (0, 2, 6), 6): "KOALA-1B",
+    (768, (1, 2, 4), (0, 1, 1), -2): "SDXS",
+    (1024, (1, 2, 4), (1, 1, 1), -2): "SDXS-0.9",
+}
+_PREDICTIONS = (  # derived classes before those that they derive from
+    (comfy.model_sampling.IMG_TO_IMG, "img_to_img"),
+    (comfy.model_sampling.X0, "x0"),
+    (comfy.model_sampling.EDM, "edm"),
+    (comfy.model_sampling.V_PREDICTION, "v_prediction"),
+    (comfy.model_sampling.EPS, "epsilon"),
+    (comfy.model_sampling.CONST, "flow"),
+)
+_LAST_CONVOLUTION = "diffusion_model.out.2.weight"
 
 
 @dataclass(frozen=True)
@@ -15,10 +39,11 @@ class HSpaceSite:
     """The bottleneck of one U-Net.
 
     Attributes:
-        family: "SD1", "SD2", "SDXL" and so on; vectors of one family fit all its fine-tunes.
+        family: "SD1", "SD2", "SDXL" and so on; vectors of one family fit all its fine-tunes. Architectures without a
+            name here go by the class of ComfyUI's model configuration, e.g. "SVD_img2vid".
         channels: C of h, e.g. 1280 for SD 1.x.
         downscale: latent pixels per h pixel along each side, e.g. 8 for SD 1.x and 4 for SDXL.
-        prediction_type: "epsilon", "v_prediction" and so on.
+        prediction_type: "epsilon", "v_prediction" and so on, as the model is sampled: ModelSampling nodes count.
         fingerprint: 16 hex digits that tell one fine-tune from another.
     """
 
@@ -49,28 +74,42 @@ def find_site(model) -> HSpaceSite:
     if not isinstance(unet, UNetModel):
         raise ValueError(
             f"model: {type(model.model).__name__} ({type(unet).__name__}) has no U-Net bottleneck, so there is no "
-            "h-space to steer. Use an SD 1.x, SD 2.x or SDXL model, or a fine-tune of one."
+            "h-space to steer. Supported are U-Net models: SD 1.x, SD 2.x, SDXL, SSD-1B, Segmind Vega, KOALA and SVD, and "
+            "fine-tunes of them."
         )
     return HSpaceSite(
         family=_family(model),
         channels=unet.model_channels * unet.channel_mult[-1],
         downscale=2 ** (len(unet.channel_mult) - 1),
-        prediction_type=model.model.model_type.name.lower().replace("eps", "epsilon"),
-        fingerprint=_fingerprint(unet),
+        prediction_type=_prediction_type(model),
+        fingerprint=_fingerprint(model, unet),
     )
 
 
 def _family(model) -> str:
     config = model.model.model_config
-    width, context = config.unet_config.get("model_channels"), config.unet_config.get("context_dim")
-    if width == 320 and context in _FAMILY_BY_CONTEXT:
-        return _FAMILY_BY_CONTEXT[context]
-    if width == 384 and context == 1280:
-        return "SDXL-refiner"
-    return type(config).__name__
+    unet = config.unet_config
+    structure = (
+        unet.get("context_dim"),
+        tuple(unet.get("channel_mult", ())),
+        tuple(unet.get("transformer_depth", ())),
+        unet.get("transformer_depth_middle"),
+    )
+    if unet.get("use_temporal_attention") or structure not in _FAMILIES:
+        return type(config).__name__
+    return _FAMILIES[structure]
 
 
-def _fingerprint(unet: UNetModel) -> str:
+def _prediction_type(model) -> str:
+    sampling = model.get_model_object("model_sampling")
+    return next(
+        (name for kind, name in _PREDICTIONS if isinstance(sampling, kind)), model.model.model_type.name.lower()
+    )
+
+
+def _fingerprint(model, unet: UNetModel) -> str:
     """Hash of the last convolution's weights: small, and changed by any fine-tuning of the whole model."""
-    weight = unet.out[2].weight.detach().float().cpu().contiguous()
+    # While a LoRA or a merge is loaded, the weight as it came from the file is in the backup that clones share.
+    backup = model.backup.get(_LAST_CONVOLUTION)
+    weight = (unet.out[2].weight if backup is None else backup.weight).detach().float().cpu().contiguous()
     return hashlib.sha256(weight.numpy().tobytes()).hexdigest()[:16]

@@ -1,0 +1,108 @@
+"""Weights of every precision, and compiled models."""
+
+import shutil
+
+import comfy_extras.nodes_model_advanced as advanced
+import comfy_extras.nodes_torch_compile as torch_compile
+import pytest
+import torch
+from hspace_composition import build, calls, chunks, sample, vector_for
+from hspace_steering.hspace.autograd import differentiable_attention
+from hspace_steering.hspace.concept import Choice
+from hspace_steering.hspace.steering import apply_steering
+from hspace_test_helpers import direction, tiny_model
+from hspace_test_helpers import sample as sample_tiny
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch._dynamo.utils import counters
+
+HALF, BRAIN, FULL, EIGHT = torch.float16, torch.bfloat16, torch.float32, torch.float8_e4m3fn
+# (weights, what layers compute in)
+PRECISIONS = [(HALF, HALF), (HALF, FULL), (BRAIN, BRAIN), (BRAIN, FULL), (EIGHT, HALF), (EIGHT, BRAIN), (EIGHT, FULL)]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build("small")
+
+
+def name_of(precision):
+    return " in ".join(str(dtype).removeprefix("torch.") for dtype in precision)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS, ids=name_of)
+def test_precisions(precision):
+    """The sum is taken in h's precision, of a vector that was rounded once."""
+    model = build("small", dtype=precision[0], compute=precision[1])
+    v = vector_for(model)
+    for strength in (0.3, 2.0):
+        plain, changed = (calls(m, steps=1, batch=2)[0] for m in (model, apply_steering(model, v, strength)))
+        assert plain["h"].dtype == changed["h"].dtype == precision[1]
+        for (index, before), (_, after) in zip(chunks(plain), chunks(changed), strict=True):
+            wanted = before + (strength * v.tensor).to(precision[1]) if index == 0 else before
+            assert torch.equal(after, wanted)
+    assert torch.isfinite(sample(apply_steering(model, v, 2.0), steps=3)).all()
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_model_compute_dtype(model, before):
+    """The node that changes the precision of a loaded model, before and after Apply."""
+
+    def node(m):
+        return advanced.ModelComputeDtype().patch(m, "bf16")[0]
+
+    v = vector_for(model)
+    steered = node(apply_steering(model, v, 2.0)) if before else apply_steering(node(model), v, 2.0)
+    plain, changed = calls(node(model), steps=1)[0], calls(steered, steps=1)[0]
+    assert changed["h"].dtype == BRAIN
+    assert torch.equal(dict(chunks(changed))[0], dict(chunks(plain))[0] + (2.0 * v.tensor).bfloat16())
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """The smallest model, since tracing takes seconds; with PyTorch's attention, since ComfyUI's default on CPUs asks for
+    the free memory, which breaks graphs all over the U-Net with and without steering."""
+    model = tiny_model()
+    model.model_options["transformer_options"]["optimized_attention_override"] = differentiable_attention
+    sample_tiny(compiled(model, "eager"), steps=2)  # the first compilation in a process is done twice
+    return model
+
+
+def compiled(model, backend):
+    torch._dynamo.reset()
+    counters.clear()
+    return torch_compile.TorchCompileModel.execute(model, backend)[0]
+
+
+# name: how a model is steered
+STEERINGS = {
+    "plain": lambda m, v, w: apply_steering(m, v, 2.0),
+    "window": lambda m, v, w: apply_steering(m, v, 2.0, 0.2, 0.6),
+    "both": lambda m, v, w: apply_steering(m, v, 2.0, branch="both"),
+    "mask": lambda m, v, w: apply_steering(m, v, 2.0, mask=torch.rand(1, 64, 64)),
+    "each its own": lambda m, v, w: apply_steering(m, Choice((v, w), (1, 1)), 2.0, 0.0, 0.7),
+    "two nodes": lambda m, v, w: apply_steering(apply_steering(m, v, 2.0, 0.1, 0.7), w, -1.0),
+}
+
+
+@pytest.mark.parametrize("name", STEERINGS)
+def test_compiled(tiny, name):
+    """No graph break at the patch, no recompile from step to step or from run to run, and the same bits."""
+    torch.manual_seed(0)
+    steered = STEERINGS[name](tiny, direction(name="v"), direction(name="w", seed=1))
+    graphs = CompileCounterWithBackend("eager")
+    patched = compiled(steered, graphs)
+    for steps in (1, 6, 6):
+        assert torch.equal(sample_tiny(patched, steps=steps, batch=2), sample_tiny(steered, steps=steps, batch=2))
+    assert graphs.frame_count == 1
+    assert not counters["graph_break"]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+def test_inductor(tiny):
+    """The backend that TorchCompileModel offers; its kernels round differently from eager ones."""
+    steered = apply_steering(tiny, direction(), 2.0, 0.2, 0.6)
+    patched = compiled(steered, "inductor")
+    found = sample_tiny(patched, steps=3)
+    assert sum(counters["frames"].values()) == 2  # one, total and ok
+    assert not counters["graph_break"]
+    torch.testing.assert_close(found, sample_tiny(steered, steps=3), rtol=1e-3, atol=1e-3)
