@@ -30,10 +30,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=128, help="images a strength")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="32 images, strengths 0, 1, 2")
+    parser.add_argument("--quick", action="store_true", help="32 images, strengths 0, 0.5, 1, 2")
     parser.add_argument("--paper", action="store_true", help="also the paper's protocol, which takes minutes")
     options = parser.parse_args()
-    images, strengths = (32, [0.0, 1.0, 2.0]) if options.quick else (options.images, STRENGTHS)
+    images, strengths = (32, [0.0, 0.5, 1.0, 2.0]) if options.quick else (options.images, STRENGTHS)
     bench = Bench()
     runs = [(task, "distilled", {}) for task in (WOMAN, DARK_SKIN, NO_WEAPON, WOMAN_SINGLE_PAIR)]
     if options.paper:

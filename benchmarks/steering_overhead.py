@@ -1,0 +1,123 @@
+"""What steering costs per sampling step: a full-width SD 1.5 U-Net with random weights, steered and unsteered in turn.
+
+`run_module.py benchmarks.steering_overhead` writes benchmarks/results/steering_overhead.md. Peak memory is measured on
+CUDA only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.samplers
+import comfy.supported_models
+import torch
+
+from ..demo.training.common import initialise
+from ..hspace.concept import Direction, Sum
+from ..hspace.site import find_site
+from ..hspace.steering import apply_steering
+from .common import RESULTS
+from .responsible import markdown_table
+
+SD15 = {
+    "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320, "num_res_blocks": [2, 2, 2, 2],
+    "channel_mult": (1, 2, 4, 4), "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0], "transformer_depth_middle": 1,
+    "transformer_depth_output": [1] * 9 + [0] * 3, "context_dim": 768, "num_heads": 8, "num_head_channels": -1,
+    "use_spatial_transformer": True, "use_linear_in_transformer": False, "use_temporal_attention": False,
+    "adm_in_channels": None, "legacy": False, "use_checkpoint": False,
+}  # fmt: skip
+
+
+class TimedGuider(comfy.samplers.CFGGuider):
+    """CFG that keeps the seconds of each step."""
+
+    def __init__(self, model):
+        super().__init__(model)
+        self.seconds: list[float] = []
+
+    def predict_noise(self, *args, **kwargs):
+        _synchronise()
+        began = time.perf_counter()
+        denoised = super().predict_noise(*args, **kwargs)
+        _synchronise()
+        self.seconds.append(time.perf_counter() - began)
+        return denoised
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", type=int, action="append", help="default: 256 and 512")
+    parser.add_argument("--repeats", type=int, default=9)
+    options = parser.parse_args()
+    with torch.inference_mode():
+        model = sd15()
+        rows = [row for size in options.size or [256, 512] for row in measure(model, size, options.repeats)]
+    where = comfy.model_management.get_torch_device_name(comfy.model_management.get_torch_device())
+    text = (
+        f"# Overhead of steering on {where}\n\n"
+        f"SD 1.5 at full width, random weights, batch 1, CFG. Medians of {options.repeats} steps each, taken in turn in one run.\n\n"
+        + markdown_table(
+            ["image", "steered by", "plain, s", "steered, s", "ratio of medians", "extra peak memory"], rows
+        )
+    )
+    print(text)
+    (RESULTS / "steering_overhead.md").write_text(text)
+
+
+def sd15() -> comfy.model_patcher.ModelPatcher:
+    """A ModelPatcher around the whole U-Net of SD 1.5."""
+    config = comfy.supported_models.SD15(SD15)
+    config.set_inference_dtype(comfy.model_management.unet_dtype(), None)
+    model = config.get_model({})
+    initialise(model.diffusion_model)
+    device = comfy.model_management.get_torch_device()
+    return comfy.model_patcher.ModelPatcher(model.eval(), load_device=device, offload_device=torch.device("cpu"))
+
+
+def measure(model, size: int, repeats: int) -> list[list[str]]:
+    """Rows of the table for one image size: one direction, and a sum of six."""
+    site = find_site(model)
+    shape = (site.channels, *site.map_size(size // 8, size // 8))
+    directions = [Direction(torch.randn(shape), str(number), site.family) for number in range(6)]
+    concepts = {"1 direction": directions[0], "6 directions": Sum(tuple((1.0, d) for d in directions))}
+    rows = []
+    for name, concept in concepts.items():
+        guiders = [TimedGuider(model), TimedGuider(apply_steering(model, concept, 1.0))]
+        peaks = [0, 0]
+        for turn in range(2 * (repeats + 1)):
+            # In turn, and each pair in the other order, so that a drift of the machine hits both alike.
+            index = (turn + turn // 2) % 2
+            peaks[index] = max(peaks[index], _one_step(guiders[index], size))
+        plain, steered = (statistics.median(guider.seconds[1:]) for guider in guiders)
+        unet = model.model_size()
+        memory = (
+            f"{100 * (peaks[1] - peaks[0]) / unet:.2f} % of the U-Net" if torch.cuda.is_available() else "not measured"
+        )
+        rows.append([f"{size} x {size}", name, f"{plain:.3f}", f"{steered:.3f}", f"{steered / plain:.4f}", memory])
+    return rows
+
+
+def _one_step(guider: TimedGuider, size: int) -> int:
+    """Sample one step; returns the peak of CUDA memory in bytes."""
+    conditioning = [[torch.zeros(1, 77, 768), {}]]
+    guider.set_conds(conditioning, conditioning)
+    guider.set_cfg(4.0)
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    latent = torch.zeros(1, 4, size // 8, size // 8)
+    sigmas = torch.tensor([10.0, 0.0])
+    guider.sample(torch.randn_like(latent), latent, comfy.samplers.sampler_object("euler"), sigmas, disable_pbar=True)
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    main()
