@@ -26,6 +26,7 @@ class LatentCache:
     """Latents of every person with a few backgrounds, offsets and mirrorings each, encoded once."""
 
     def __init__(self, cache: Path):
+        self.cache = cache
         path = cache / "latents.pt"
         if not path.exists():
             torch.save(self._encode(Renders(cache)), path)
@@ -62,9 +63,9 @@ class LatentCache:
         return torch.stack(rows).float()
 
     @torch.no_grad()
-    def decoded(self, cache: Path) -> torch.Tensor:
+    def decoded(self) -> torch.Tensor:
         """uint8 `[style, profession, gender, tone, 2, 3, 128, 128]`: an unarmed and an armed variant of each person."""
-        path = cache / "decoded.pt"
+        path = self.cache / "decoded.pt"
         if not path.exists():
             vae, latent_format = _autoencoder(), EmojiModel(UNET_CONFIG).latent_format
             chosen = self.latents[:, :, :, :, [0, UNARMED_VARIANTS]]

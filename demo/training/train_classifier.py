@@ -53,7 +53,7 @@ def _draw(rng: random.Random, size: int, test: bool):
 
 def train(cache: Path, seed: int = 0, steps: int = 2000, batch_size: int = 64) -> dict[str, float]:
     """Train, write `classifier.safetensors`, and return the accuracy on renders that training never saw."""
-    renders, decoded = Renders(cache), LatentCache(cache).decoded(cache)
+    renders, decoded = Renders(cache), LatentCache(cache).decoded()
     torch.manual_seed(seed)
     model = AttributeClassifier()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.02)
