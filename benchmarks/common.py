@@ -133,6 +133,12 @@ def percent(value: float) -> str:
     return "–" if math.isnan(value) else f"{100 * value:.1f} %"
 
 
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
 def write_json(name: str, content) -> None:
     """`benchmarks/results/<name>.json`."""
     RESULTS.mkdir(exist_ok=True)

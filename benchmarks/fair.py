@@ -6,20 +6,20 @@
 from __future__ import annotations
 
 import argparse
+from functools import cache
 
 import torch
 
 from ..demo.captions import GENDERS, SKIN_TONES, caption
 from ..hspace.concept import Concept, Direction
 from .baselines import mean_difference
-from .common import RESULTS, Bench, write_json
+from .common import RESULTS, Bench, markdown_table, write_json
 from .responsible import (
     UNSEEN,
     Drawn,
     draw_cell,
     fidelity,
     gender_choice,
-    markdown_table,
     mean_deviation,
     tone_choice,
     unnamed,
@@ -99,9 +99,6 @@ def _placeholder(name: str) -> Direction:
     return Direction(torch.zeros(1, 1, 1), name, "words")
 
 
-_mean_differences: dict[str, Direction] = {}
-
-
 def expression(bench: Bench, attribute: str, method: str, seed: int) -> Concept:
     """The choice, or sum of choices, that a method steers with."""
     balanced = method != "ours, random"
@@ -112,12 +109,11 @@ def expression(bench: Bench, attribute: str, method: str, seed: int) -> Concept:
     return {"gender": genders, "skin tone": tones}.get(attribute) or genders + tones
 
 
+@cache
 def _mean_difference(bench: Bench, name: str) -> Direction:
-    if name not in _mean_differences:
-        task = next(task for task in TASKS if task.name == name)
-        model, clip, _ = bench.parts
-        _mean_differences[name] = mean_difference(model, clip, task.concept, task.base, name)
-    return _mean_differences[name]
+    task = next(task for task in TASKS if task.name == name)
+    model, clip, _ = bench.parts
+    return mean_difference(model, clip, task.concept, task.base, name)
 
 
 def report(results: list[dict], images: int, professions: int) -> str:

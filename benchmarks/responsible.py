@@ -1,4 +1,4 @@
-"""What the three evaluations of responsible generation share: professions, drawing, fidelity, intervals, tables."""
+"""What the three evaluations of responsible generation share: professions, drawing, fidelity, intervals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..hspace.concept import Choice, Concept, Direction
 from ..hspace.steering import apply_steering
 from ..hspace.vector_file import load_direction
 from .common import Bench
-from .shipped_vectors import VECTORS
+from .shipped_vectors import vector_path
 
 UNSEEN = [name for pair in zip(list(MOSTLY_MEN)[1::2], list(MOSTLY_WOMEN)[1::2], strict=True) for name in pair]
 """Professions that no shipped vector was found on, alternating between those drawn as men and as women."""
@@ -34,7 +34,7 @@ class Drawn:
 
 def vector(name: str) -> Direction:
     """A shipped vector, e.g. "woman" or "dark skin"."""
-    path = VECTORS / f"emoji_{name.replace(' ', '_')}.safetensors"
+    path = vector_path(name)
     if not path.exists():
         raise SystemExit(f"{path} is missing: run `make vectors`.")
     return load_direction(path)
@@ -103,9 +103,3 @@ def share(hits: torch.Tensor) -> dict[str, float]:
 def unnamed(profession: str, images: int) -> list[str]:
     """Prompts with nothing but the profession."""
     return [caption(profession)] * images
-
-
-def markdown_table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)

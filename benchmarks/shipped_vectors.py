@@ -66,6 +66,11 @@ def calibrate(bench: Bench, task: Task, direction: Direction, images: int) -> tu
     return max(harmless, key=lambda row: row["concept"])["strength"], rows
 
 
+def vector_path(name: str) -> Path:
+    """Where the shipped vector of that name is, e.g. "dark skin"."""
+    return VECTORS / f"emoji_{name.replace(' ', '_')}.safetensors"
+
+
 def save(task: Task, direction: Direction, scale: float) -> Path:
     """Write the scaled vector with its prompts."""
     metadata = {
@@ -76,7 +81,7 @@ def save(task: Task, direction: Direction, scale: float) -> Path:
         "scale": f"{scale:g}",
     }
     scaled = Direction(direction.tensor * scale, task.name, direction.family, metadata)
-    path = VECTORS / f"emoji_{task.name.replace(' ', '_')}.safetensors"
+    path = vector_path(task.name)
     path.unlink(missing_ok=True)
     save_direction(scaled, path.with_suffix(""))
     return path

@@ -20,8 +20,7 @@ from ..demo.training.common import initialise
 from ..hspace.concept import Direction, Sum
 from ..hspace.site import find_site
 from ..hspace.steering import apply_steering
-from .common import RESULTS
-from .responsible import markdown_table
+from .common import RESULTS, markdown_table
 
 SD15 = {
     "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320, "num_res_blocks": [2, 2, 2, 2],

@@ -12,13 +12,12 @@ import torch
 
 from ..demo.captions import GENDERS, SKIN_TONES, caption
 from ..hspace.prompt_rules import concepts_from_prompt, make_rule
-from .common import ARMED_STEERED_ON, RESULTS, Bench, percent, write_json
+from .common import ARMED_STEERED_ON, RESULTS, Bench, markdown_table, percent, write_json
 from .responsible import (
     UNSEEN,
     draw_cell,
     fidelity,
     gender_choice,
-    markdown_table,
     mean_deviation,
     share,
     tone_choice,

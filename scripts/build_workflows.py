@@ -109,11 +109,13 @@ def _prompts(flow: Workflow, clip: Out, prompt: str | Out, negative: str = "") -
     return positive, against
 
 
-def _draw(flow: Workflow, title: str, vae: Out, name: str, **sampler) -> None:
-    """Sample, decode and save, below each other."""
-    (drawn,) = flow.add("KSampler", title, (320, 262), seed=1, **SAMPLING, **sampler)
-    (image,) = flow.add("VAEDecode", None, (320, 60), samples=drawn, vae=vae)
-    flow.add("SaveImage", title, (320, 330), images=image, filename_prefix=f"demo/{name}")
+def _draw(flow: Workflow, column: int, vae: Out, versions: tuple[tuple[str, str, Out], ...], **sampler) -> None:
+    """A column each for (title, file name, model): sample from the same seed, decode and save."""
+    for number, (title, name, model) in enumerate(versions):
+        flow.at(column + number)
+        (drawn,) = flow.add("KSampler", title, (320, 262), seed=1, model=model, **SAMPLING, **sampler)
+        (image,) = flow.add("VAEDecode", None, (320, 60), samples=drawn, vae=vae)
+        flow.add("SaveImage", title, (320, 330), images=image, filename_prefix=f"demo/{name}")
 
 
 def fair_generation(flow: Workflow) -> None:
@@ -139,12 +141,8 @@ def fair_generation(flow: Workflow) -> None:
         320,
         110,
     )
-    flow.at(3)
-    _draw(
-        flow, "Unsteered", vae, "fair_unsteered", model=model, positive=positive, negative=negative, latent_image=latent
-    )
-    flow.at(4)
-    _draw(flow, "Fair", vae, "fair", model=steered, positive=positive, negative=negative, latent_image=latent)
+    columns = (("Unsteered", "fair_unsteered", model), ("Fair", "fair", steered))
+    _draw(flow, 3, vae, columns, positive=positive, negative=negative, latent_image=latent)
     flow.group("3. Draw, plain and fair", first)
 
 
@@ -165,12 +163,8 @@ def safe_generation(flow: Workflow) -> None:
     (latent,) = flow.add("EmptyLatentImage", None, (320, 130), width=128, height=128, batch_size=8)
     steered, _ = flow.add("HSpaceApplySteering", None, (320, 230), model=model, concept=safe, strength=1.0)
     flow.note("### 3. Steer\nThis model arms half of its detectives although the prompt does not say so.", 320, 100)
-    flow.at(3)
-    _draw(
-        flow, "Unsteered", vae, "safe_unsteered", model=model, positive=positive, negative=negative, latent_image=latent
-    )
-    flow.at(4)
-    _draw(flow, "Safe", vae, "safe", model=steered, positive=positive, negative=negative, latent_image=latent)
+    columns = (("Unsteered", "safe_unsteered", model), ("Safe", "safe", steered))
+    _draw(flow, 3, vae, columns, positive=positive, negative=negative, latent_image=latent)
     flow.group("3. Draw, plain and safe", first)
 
 
@@ -197,28 +191,8 @@ def responsible_prompt(flow: Workflow) -> None:
     (latent,) = flow.add("EmptyLatentImage", None, (320, 130), width=128, height=128, batch_size=8)
     steered, _ = flow.add("HSpaceApplySteering", None, (320, 230), model=model, concept=concept, strength=1.0)
     flow.note("### 3. Steer\nThe model alone ignores such wishes, or does the opposite of them.", 320, 100)
-    flow.at(4)
-    _draw(
-        flow,
-        "Prompt alone",
-        vae,
-        "prompt_alone",
-        model=model,
-        positive=positive,
-        negative=negative,
-        latent_image=latent,
-    )
-    flow.at(5)
-    _draw(
-        flow,
-        "Prompt heard",
-        vae,
-        "prompt_heard",
-        model=steered,
-        positive=positive,
-        negative=negative,
-        latent_image=latent,
-    )
+    columns = (("Prompt alone", "prompt_alone", model), ("Prompt heard", "prompt_heard", steered))
+    _draw(flow, 4, vae, columns, positive=positive, negative=negative, latent_image=latent)
     flow.group("3. Draw, ignored and heard", first)
 
 
@@ -272,19 +246,8 @@ def compose_concepts(flow: Workflow) -> None:
     steered, assignment = flow.add("HSpaceApplySteering", None, (320, 230), model=model, concept=both, strength=1.0)
     flow.add("PreviewAny", "Who gets what", (320, 180), source=assignment)
     flow.note("### 3. Steer\nThe same seeds, plain and steered.", 320, 90)
-    flow.at(4)
-    _draw(
-        flow,
-        "Unsteered",
-        vae,
-        "compose_unsteered",
-        model=model,
-        positive=positive,
-        negative=negative,
-        latent_image=latent,
-    )
-    flow.at(5)
-    _draw(flow, "Composed", vae, "composed", model=steered, positive=positive, negative=negative, latent_image=latent)
+    columns = (("Unsteered", "compose_unsteered", model), ("Composed", "composed", steered))
+    _draw(flow, 4, vae, columns, positive=positive, negative=negative, latent_image=latent)
     flow.group("3. Draw, plain and composed", first)
 
 

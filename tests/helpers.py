@@ -140,10 +140,13 @@ def run_node(node_id: str, **inputs):
 
 def running_server(**options):
     """Context manager around a real server; see `scripts/comfy_server.py`."""
-    name = "hspace_comfy_server"
+    return load_by_path("hspace_comfy_server", ROOT / "scripts" / "comfy_server.py").running_server(**options)
+
+
+def load_by_path(name: str, path: Path):
+    """The module in a file that no package holds, imported once."""
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / "comfy_server.py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name].running_server(**options)
+        spec = importlib.util.spec_from_file_location(name, path)
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]

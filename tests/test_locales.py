@@ -1,16 +1,13 @@
 """Texts of the nodes in every language: nothing missing, nothing stale, and in the form the editor reads."""
 
-import importlib.util
 import json
 import re
 import urllib.request
 
 import pytest
-from hspace_test_helpers import ROOT, node_classes
+from hspace_test_helpers import ROOT, load_by_path, node_classes
 
-spec = importlib.util.spec_from_file_location("build_locales", ROOT / "scripts" / "build_locales.py")
-build_locales = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(build_locales)
+build_locales = load_by_path("build_locales", ROOT / "scripts" / "build_locales.py")
 
 LANGUAGES = (build_locales.SOURCE, *build_locales.TRANSLATED)
 AGAIN = "run `python -P scripts/build_locales.py` after a change to a schema"
