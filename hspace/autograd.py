@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import contextmanager
 
 import torch
-from comfy.ldm.modules.attention import attention_pytorch
+
+from .comfy_compat import map_cond
 
 
 @contextmanager
@@ -40,11 +41,6 @@ def _alias(tensor: torch.Tensor) -> torch.Tensor:
     return alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
 
 
-def differentiable_attention(func, *args, **kwargs):
-    """An `optimized_attention_override`: PyTorch attention, since xformers, sage and flash lack a usable backward."""
-    return attention_pytorch(*args, **kwargs)
-
-
 def to_normal(value):
     """Copies of all inference tensors inside nested dicts, lists, tuples and comfy.conds objects; the rest as it is."""
     if isinstance(value, torch.Tensor):
@@ -53,6 +49,4 @@ def to_normal(value):
         return {key: to_normal(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
         return type(value)(to_normal(item) for item in value)
-    if hasattr(value, "_copy_with") and hasattr(value, "cond"):
-        return value._copy_with(to_normal(value.cond))
-    return value
+    return map_cond(value, to_normal)

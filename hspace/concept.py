@@ -52,6 +52,11 @@ class Concept(ABC):
         own = (self,) if isinstance(self, Choice) else ()
         return tuple(dict.fromkeys([*own, *(choice for part in self.parts() for choice in part.choices())]))
 
+    @property
+    def same_for_all(self) -> bool:
+        """Whether every image of a batch gets the same."""
+        return all(part.same_for_all for part in self.parts())
+
     def coefficients(self, batch: int) -> torch.Tensor:
         """float32 `[batch, N]`: how much of each of `directions()` each image gets."""
         return self.evaluate(torch.arange(batch) / max(1, batch - 1), self._strides())
@@ -198,6 +203,10 @@ class Choice(Concept):
     def parts(self) -> tuple[Concept, ...]:
         return self.options
 
+    @property
+    def same_for_all(self) -> bool:
+        return False
+
     def evaluate(self, fractions, strides) -> torch.Tensor:
         drawn = torch.tensor(self.draw(len(fractions), strides[self]))
         total = torch.zeros(len(fractions), len(self.directions()))
@@ -227,6 +236,10 @@ class Sweep(Concept):
 
     def parts(self) -> tuple[Concept, ...]:
         return (self.concept,)
+
+    @property
+    def same_for_all(self) -> bool:
+        return self.start == self.end and self.concept.same_for_all
 
     def evaluate(self, fractions, strides) -> torch.Tensor:
         factors = self.start + (self.end - self.start) * fractions

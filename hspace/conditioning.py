@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from .comfy_compat import concatenate_conds, map_cond
+
 _WHOLE_IMAGE_ONLY = ("area", "mask", "default")
 _NOT_MERGEABLE = ("control", "gligen", "hooks", "start_percent", "end_percent", "timestep_start", "timestep_end")
 
@@ -71,8 +73,9 @@ def rows(conds: list[dict], indices: list[int]) -> list[dict]:
 def _merge(entries: list):
     if not isinstance(entries[0].cond, torch.Tensor):
         return entries[0]
-    single = [entry._copy_with(_row(entry.cond, position)) for position, entry in enumerate(entries)]
-    return single[0]._copy_with(single[0].concat(single[1:]))
+    return concatenate_conds([
+        map_cond(entry, lambda cond, position=position: _row(cond, position)) for position, entry in enumerate(entries)
+    ])  # fmt: skip
 
 
 def _row(tensor: torch.Tensor, position: int) -> torch.Tensor:

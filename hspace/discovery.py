@@ -27,6 +27,7 @@ import torch
 
 from . import conditioning as cond
 from .autograd import gradients_through, to_normal
+from .comparison import Comparison
 from .concept import Direction
 from .learner import Learner, Progress
 from .settings import DiscoverySettings
@@ -50,8 +51,10 @@ class Discovery:
 class _DiscoverySampler(comfy.samplers.Sampler):
     """Runs `learn(learner, sigmas, noise)` where ComfyUI has everything ready, and hands its latents back."""
 
-    def __init__(self, settings: DiscoverySettings, start: Direction, learn, listener, counts: dict[str, int]):
+    def __init__(self, settings: DiscoverySettings, start: Direction, learn, listener, counts: dict[str, int],
+                 compare_every: int):  # fmt: skip
         self.settings, self.start, self.learn, self.listener, self.counts = settings, start, learn, listener, counts
+        self.compare_every = compare_every
         self.learner: Learner | None = None
 
     def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None,
@@ -67,6 +70,8 @@ class _DiscoverySampler(comfy.samplers.Sampler):
                 listener=self.listener,
             )
             self.learner.resume(self.start.extra)
+            if self.compare_every:
+                self.learner.comparison = Comparison(self.learner, noise.shape[1:], self.compare_every)
             return self.learn(self.learner, sigmas.clone(), noise.clone())
 
     def _by_role(self, conds: dict[str, list[dict]]) -> dict[str, list[dict]]:
@@ -87,6 +92,7 @@ def discover(
     prompts: dict[str, str] | None = None,
     listener: Callable[[Progress], None] | None = None,
     keep_partial: Callable[[Direction], object] | None = None,
+    compare_every: int = 0,
 ) -> Discovery:
     """Discover one direction.
 
@@ -98,6 +104,8 @@ def discover(
         prompts: texts for the metadata, `concept_prompt` and `base_prompt`.
         listener: told after every step; may raise to stop.
         keep_partial: given the direction found so far when the run is cancelled or fails.
+        compare_every: steps from one `Comparison` to the next, which the listener then gets as preview; 0 for none, and
+            a preview of the state at each step.
 
     Raises:
         ValueError: an input that does not fit; the message names it.
@@ -125,7 +133,7 @@ def discover(
     if avoid is not None:
         roles["avoid"] = avoid
     counts = {role: len(conditioning) for role, conditioning in roles.items()}
-    sampler = _DiscoverySampler(settings, start_from, learn, listener, counts)
+    sampler = _DiscoverySampler(settings, start_from, learn, listener, counts, compare_every)
     guider = comfy.samplers.CFGGuider(model)
     # All roles are prompts for images, so patches that tell CFG's halves apart must take them for positive ones.
     guider.set_conds([entry for conditioning in roles.values() for entry in conditioning], cond.zeroed(base))
@@ -141,7 +149,7 @@ def discover(
         learner = sampler.learner
         metadata = _metadata(site, settings, shape, learner, evaluations, prompts or {}, len(base))
         finished = {} if learner.finished else learner.state()
-        return Direction(learner.vector.detach(), settings.name, site.family, metadata, finished)
+        return Direction(learner.vector.detach() * learner.scale, settings.name, site.family, metadata, finished)
 
     try:
         drawn = guider.sample(noise, latent, sampler, sigmas, disable_pbar=True, seed=settings.seed)
@@ -187,6 +195,7 @@ def _metadata(site, settings: DiscoverySettings, shape, learner: Learner, evalua
         "learning_rate": f"{settings.learning_rate:g}",
         "guidance": f"{settings.guidance:g}",
         "seed": str(settings.seed),
+        **({"reach": f"{learner.reach:.4g}", "scale": f"{learner.scale:.4g}"} if learner.reach_steps else {}),
         "evaluations": str(evaluations + learner.evaluations),
         "final_loss": f"{sum(recent) / len(recent):.6g}" if recent else "",
         "created_with": CREATED_WITH,

@@ -8,23 +8,26 @@ from dataclasses import dataclass, field
 
 import comfy.model_base
 import comfy.model_management
-import comfy.model_patcher
-import comfy.samplers
 import torch
 
+from . import comfy_compat as compat
 from . import conditioning as cond
-from .autograd import differentiable_attention
 from .maps import resize_direction
-from .objective import mean_square, prediction_scale, relative_error, teacher_target
+from .objective import mean_square, prediction_scale, relative_error, relative_reach, teacher_target
 from .settings import DiscoverySettings
 
 ADAM_BETAS = (0.9, 0.99)
 ADAM_STATE = ("exp_avg", "exp_avg_sq")
+REACH_FROM = 0.75
+"""Share of the steps after which the vector is near enough to its end to measure its reach."""
 
 
 @dataclass
 class Progress:
-    """What a listener is told after each step: `preview` is a denoised latent `[B, C, H, W]` as the sampler sees it."""
+    """What a listener is told after each step.
+
+    `preview` is a denoised latent as the sampler sees it: the state `[B, C, H, W]`, or a `Comparison` `[1, C, 2 H, 2 W]`.
+    """
 
     step: int
     steps: int
@@ -43,6 +46,7 @@ class Learner:
         vector: float32 `[C, H, W]` on the model's device; changed in place.
         options: model options of the run.
         rms: root mean square of h, measured in the first pass; learning rates are relative to it.
+        reach_sum, reach_steps: what `reach` is the mean of.
     """
 
     settings: DiscoverySettings
@@ -54,17 +58,17 @@ class Learner:
     losses: list[float] = field(default_factory=list)
     evaluations: int = 0
     rms: float | None = None
+    reach_sum: float = 0.0
+    reach_steps: float = 0.0
     listener: Callable[[Progress], None] | None = None
+    comparison: Callable[[], torch.Tensor] | None = None
 
     def __post_init__(self):
         self.vector.requires_grad_(True)
         self.optimizer = torch.optim.Adam([self.vector], betas=ADAM_BETAS if self.distilled else (0.9, 0.999))
-        self.student_options = comfy.model_patcher.create_model_options_clone(self.options)
-        transformer = self.student_options["transformer_options"]
-        transformer["optimized_attention_override"] = differentiable_attention
-        patches = dict(transformer.get("patches", {}))
-        patches["output_block_patch"] = [self._add_vector, *patches.get("output_block_patch", [])]
-        transformer["patches"] = patches
+        self.student_options = compat.clone_options(self.options)
+        compat.use_differentiable_attention(self.student_options["transformer_options"])
+        compat.put_first(self.student_options["transformer_options"], self._add_vector)
 
     @property
     def distilled(self) -> bool:
@@ -79,7 +83,7 @@ class Learner:
         return self.step >= self.settings.steps
 
     def _add_vector(self, h, hsp, transformer_options):
-        if transformer_options["block"] != ("output", 0):
+        if transformer_options["block"] != compat.DECODER_ENTRANCE:
             return h, hsp
         if self.rms is None:
             self.rms = h.detach().float().square().mean().sqrt().item()
@@ -90,7 +94,7 @@ class Learner:
         """Denoised x0 under each of several prepared conds, float32."""
         self.evaluations += x.shape[0] * len(branches)
         options = self.student_options if steered else self.options
-        return comfy.samplers.calc_cond_batch(self.model, branches, x, sigma, options)
+        return compat.denoise(self.model, branches, x, sigma, options)
 
     def teach(self, x, sigma, pairs: list[int]) -> torch.Tensor:
         """One distilled step at the states `x`; returns the student's prediction there."""
@@ -105,7 +109,21 @@ class Learner:
             student = self.denoise([branches["base"]], x, sigma, steered=True)[0]
             scale = prediction_scale(self.model.model_sampling, sigma)
             self.descend(relative_error(student, target, base, scale))
+        if self.step > REACH_FROM * self.settings.steps:
+            reach = relative_reach(student.detach(), target, base, scale, self.settings.guidance)
+            self.reach_sum += reach.mean().item()
+            self.reach_steps += 1
         return student.detach()
+
+    @property
+    def reach(self) -> float:
+        """Mean reach of the vector over the last steps (`objective.relative_reach`); NaN where it was not measured."""
+        return self.reach_sum / self.reach_steps if self.reach_steps else math.nan
+
+    @property
+    def scale(self) -> float:
+        """What the finished vector is multiplied by."""
+        return 1 / self.reach if self.settings.calibrate and self.finished and self.reach > 1 else 1.0
 
     def reconstruct(self, x, sigma, pairs: list[int], x0: torch.Tensor) -> torch.Tensor:
         """One step of the paper's objective: the error against the noise that was really added; returns the student."""
@@ -143,6 +161,8 @@ class Learner:
     def report(self, preview=None) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
         if self.listener:
+            if self.comparison:
+                preview = self.comparison()
             self.listener(Progress(self.step, self.settings.steps, self.losses[-1], preview))
 
     def state(self) -> dict[str, torch.Tensor]:
@@ -151,6 +171,7 @@ class Learner:
         return {
             "step": torch.tensor(float(self.step)),
             "rms": torch.tensor(self.rms),
+            "reach": torch.tensor([self.reach_sum, self.reach_steps]),
             **{key: state[key] for key in ADAM_STATE if key in state},
         }
 
@@ -165,6 +186,8 @@ class Learner:
         step = extra["step"].flatten()[:1]
         self.first_step = min(int(step), self.settings.steps - 1)
         self.rms = extra["rms"].flatten()[0].item()
+        if "reach" in extra and extra["reach"].numel() == 2:
+            self.reach_sum, self.reach_steps = extra["reach"].flatten().double().tolist()
         self.optimizer.state[self.vector] = {
             "step": step[0].clone(),
             **{key: extra[key].to(self.vector) for key in ADAM_STATE},

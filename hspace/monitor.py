@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import comfy.utils
-import latent_preview
 
+from .comfy_compat import previewer_for
 from .learner import Progress
 
 
@@ -15,8 +15,13 @@ class ProgressMonitor:
     """
 
     def __init__(self, model, steps: int):
-        self.previewer = latent_preview.get_previewer(model.load_device, model.get_model_object("latent_format"))
+        self.previewer = previewer_for(model)
         self.bar = comfy.utils.ProgressBar(steps)
+
+    @property
+    def shows_pictures(self) -> bool:
+        """False where the user has previews switched off, and drawing them would be time lost."""
+        return self.previewer is not None
 
     def __call__(self, progress: Progress) -> None:
         preview = None

@@ -20,18 +20,22 @@ class DiscoverySettings:
         guidance: teacher guidance g; `paper` has no teacher.
         sample_count: images to draw, where none are given.
         width, height: of those images, in pixels.
+        calibrate: scale a finished `distilled` vector down where its reach (`objective.relative_reach`) is more than 1, so
+            that at strength 1 it goes no further than the concept prompt itself. Fitted to a guided teacher, vectors of
+            concepts that are easy to explain overshoot.
     """
 
     name: str
     method: str = "distilled"
-    steps: int = 300
+    steps: int = 125
     batch_size: int = 8
     learning_rate: float = 0.1
     guidance: float = 3.0
-    sample_count: int = 128
+    sample_count: int = 56
     width: int = 512
     height: int = 512
     seed: int = 0
+    calibrate: bool = True
 
     def __post_init__(self):
         if not self.name.strip():

@@ -6,7 +6,9 @@ import hashlib
 from dataclasses import dataclass
 
 import comfy.model_sampling
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+import torch
+
+from .comfy_compat import is_unet, original_weight, unet_of
 
 # By width of the text embedding, channel multipliers, transformer depths of the encoder and of the middle block. A
 # distilled U-Net with other blocks (SSD-1B, KOALA ...) is a family of its own though it is as wide as its teacher: its
@@ -69,9 +71,8 @@ def find_site(model) -> HSpaceSite:
     Raises:
         ValueError: the model is not a U-Net of the Stable Diffusion kind, e.g. Flux or SD 3, which have no bottleneck.
     """
-    unet = model.get_model_object("diffusion_model")
-    unet = getattr(unet, "_orig_mod", unet)  # torch.compile keeps the module there
-    if not isinstance(unet, UNetModel):
+    unet = unet_of(model)
+    if not is_unet(unet):
         raise ValueError(
             f"model: {type(model.model).__name__} ({type(unet).__name__}) has no U-Net bottleneck, so there is no "
             "h-space to steer. Supported are U-Net models: SD 1.x, SD 2.x, SDXL, SSD-1B, Segmind Vega, KOALA and SVD, and "
@@ -107,9 +108,7 @@ def _prediction_type(model) -> str:
     )
 
 
-def _fingerprint(model, unet: UNetModel) -> str:
+def _fingerprint(model, unet: torch.nn.Module) -> str:
     """Hash of the last convolution's weights: small, and changed by any fine-tuning of the whole model."""
-    # While a LoRA or a merge is loaded, the weight as it came from the file is in the backup that clones share.
-    backup = model.backup.get(_LAST_CONVOLUTION)
-    weight = (unet.out[2].weight if backup is None else backup.weight).detach().float().cpu().contiguous()
+    weight = original_weight(model, _LAST_CONVOLUTION, unet.out[2].weight).detach().float().cpu().contiguous()
     return hashlib.sha256(weight.numpy().tobytes()).hexdigest()[:16]

@@ -16,6 +16,7 @@ from functools import partial
 import comfy.patcher_extension
 import torch
 
+from .comfy_compat import compute_dtype, put_first
 from .concept import Concept
 from .site import HSpaceSite, find_site
 from .steering_patch import BRANCHES, CALLS_KEY, SteeringPatch
@@ -43,21 +44,24 @@ def apply_steering(
     check_fits(concept, site)
     if branch not in BRANCHES:
         raise ValueError(f"apply_to: '{branch}' is not one of {', '.join(BRANCHES)}.")
-    if not start_percent < end_percent:
-        raise ValueError(
-            f"start_percent ({start_percent:g}) must be below end_percent ({end_percent:g}); nothing is steered otherwise."
-        )
+    check_window(start_percent, end_percent)
     steered = model.clone()
     if strength == 0 or not concept.directions():
         return steered
     patch = SteeringPatch(concept, strength, site, (start_percent, end_percent), branch, mask)
-    patches = steered.model_options["transformer_options"].setdefault("patches", {})
-    # First in the list, so that patches which change h in place here (FreeU) see steered h whatever the node order.
-    patches["output_block_patch"] = [patch, *patches.get("output_block_patch", [])]
+    put_first(steered.model_options["transformer_options"], patch)
     wrappers, key = comfy.patcher_extension.WrappersMP, f"{OPTIONS_KEY}.{patch.key}"
     steered.add_wrapper_with_key(wrappers.SAMPLER_SAMPLE, key, partial(_resolve_run, patch))
     steered.add_wrapper_with_key(wrappers.APPLY_MODEL, key, partial(_resolve_call, patch))
     return steered
+
+
+def check_window(start_percent: float, end_percent: float) -> None:
+    """Raise ValueError where a window holds nothing."""
+    if not start_percent < end_percent:
+        raise ValueError(
+            f"start_percent ({start_percent:g}) must be below end_percent ({end_percent:g}); nothing is steered otherwise."
+        )
 
 
 def check_fits(concept: Concept, site: HSpaceSite) -> None:
@@ -80,11 +84,20 @@ def _resolve_run(patch: SteeringPatch, executor, guider, sigmas, extra_args, cal
 
 def _resolve_call(patch: SteeringPatch, executor, x, t, c_concat=None, c_crossattn=None, control=None,
                   transformer_options=None, **kwargs):  # fmt: skip
-    """`APPLY_MODEL` wrapper: leave the call's resolved state where the patch finds it, outside of a compiled U-Net."""
+    """`APPLY_MODEL` wrapper of a steered model: its calls find what they need in the run's resolved state."""
     run = (transformer_options or {}).get(OPTIONS_KEY, {}).get(patch.key)
-    if run is not None:
-        model = executor.class_obj
-        dtype = model.get_dtype() if model.manual_cast_dtype is None else model.manual_cast_dtype
-        call = patch.start_call(run, x, dtype, transformer_options)
-        transformer_options.setdefault(CALLS_KEY, {})[patch.key] = call
-    return executor(x, t, c_concat, c_crossattn, control, transformer_options or {}, **kwargs)
+    if run is None:  # called outside of sampling; the patch says so
+        return executor(x, t, c_concat, c_crossattn, control, transformer_options or {}, **kwargs)
+    resolve = partial(patch.start_call, run)
+    return leave_call(patch, resolve, executor, x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+
+
+def leave_call(patch: SteeringPatch, resolve, executor, x, t, c_concat, c_crossattn, control, transformer_options,
+               **kwargs):  # fmt: skip
+    """`APPLY_MODEL` wrapper: leave `resolve(x, dtype, transformer_options)` where the patch finds it.
+
+    It runs outside of a compiled U-Net; `dtype` is what the U-Net computes in.
+    """
+    call = resolve(x, compute_dtype(executor.class_obj), transformer_options)
+    transformer_options.setdefault(CALLS_KEY, {})[patch.key] = call
+    return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)

@@ -15,6 +15,7 @@ import comfy.utils
 import torch
 import torch.nn.functional as F
 
+from .comfy_compat import DECODER_ENTRANCE
 from .concept import Concept
 from .maps import resize_direction, resize_mask
 from .site import HSpaceSite
@@ -126,7 +127,7 @@ class SteeringPatch:
 
     def __call__(self, h: torch.Tensor, hsp: torch.Tensor, transformer_options: dict):
         # Traced by torch.compile: nothing but look-ups and tensor arithmetic.
-        if transformer_options["block"] != ("output", 0):
+        if transformer_options["block"] != DECODER_ENTRANCE:
             return h, hsp
         calls = transformer_options.get(CALLS_KEY)
         if calls is None or self.key not in calls:

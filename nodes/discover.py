@@ -36,13 +36,13 @@ class DiscoverConcept(io.ComfyNode):
                 io.Combo.Input("method", options=list(METHODS), default="distilled", tooltip="distilled: learns from the "
                                "model's own prediction under the concept prompt, in minutes. paper: the published "
                                "protocol (use 1000 samples, 2500 steps), in hours."),
-                io.Int.Input("steps", default=300, min=1, max=100000, tooltip="Optimiser steps. More is cleaner and slower."),
+                io.Int.Input("steps", default=125, min=1, max=100000, tooltip="Optimiser steps. More is cleaner and slower."),
                 io.Int.Input("batch_size", default=8, min=1, max=256, tooltip="Images a step. Lower it if memory runs out."),
                 io.Float.Input("learning_rate", default=0.1, min=0.0001, max=10.0, step=0.001, tooltip="distilled: step "
                                "size relative to the activations, the same for every model. paper: absolute."),
                 io.Float.Input("guidance", default=3.0, min=0.1, max=30.0, step=0.1, tooltip="How far beyond the concept "
                                "prompt the teacher goes (distilled only). Higher makes a stronger, coarser vector."),
-                io.Int.Input("sample_count", default=128, min=1, max=10000, tooltip="Images to draw while learning, if no "
+                io.Int.Input("sample_count", default=56, min=1, max=10000, tooltip="Images to draw while learning, if no "
                              "samples are connected."),
                 io.Int.Input("width", default=512, min=64, max=4096, step=8, tooltip="Of those images; the model's native size is best."),
                 io.Int.Input("height", default=512, min=64, max=4096, step=8, tooltip="Of those images; the model's native size is best."),
@@ -56,6 +56,12 @@ class DiscoverConcept(io.ComfyNode):
                                       "'with a weapon' here. One prompt, or one for each pair."),
                 ConceptVector.Input("start_from", optional=True, tooltip="Continue from this vector: a partial one of a "
                                     "cancelled run, or one to refine."),
+                io.Int.Input("preview_every", default=50, min=0, max=10000, optional=True, tooltip="Steps from one preview "
+                             "to the next: two images without the vector above, the same seeds with it below. 0 shows "
+                             "what is being learnt on instead."),
+                io.Boolean.Input("calibrate", default=True, optional=True, tooltip="Scale a finished vector down where it "
+                                 "would go further than the concept prompt itself, so that strength 1 is right "
+                                 "(distilled only)."),
             ],
             outputs=[
                 ConceptVector.Output(display_name="concept", tooltip="The vector. Connect to Save and to Apply."),
@@ -68,18 +74,21 @@ class DiscoverConcept(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, concept, base, name, method, steps, batch_size, learning_rate, guidance, sample_count, width,
-                height, seed, samples=None, avoid=None, start_from=None) -> io.NodeOutput:  # fmt: skip
+                height, seed, samples=None, avoid=None, start_from=None, preview_every=50,
+                calibrate=True) -> io.NodeOutput:  # fmt: skip
         settings = DiscoverySettings(
-            name, method, steps, batch_size, learning_rate, guidance, sample_count, width, height, seed
+            name, method, steps, batch_size, learning_rate, guidance, sample_count, width, height, seed, calibrate
         )
+        monitor = ProgressMonitor(model, steps)
         found = discover(
             model, concept, base, settings,
             samples=None if samples is None else latents_of(samples),
             avoid=avoid,
             start_from=start_from,
             prompts=prompt_texts(cls.hidden.prompt, cls.hidden.unique_id),
-            listener=ProgressMonitor(model, steps),
+            listener=monitor,
             keep_partial=partial(keep_partial, node_id=cls.hidden.unique_id),
+            compare_every=preview_every if monitor.shows_pictures else 0,
         )  # fmt: skip
         return io.NodeOutput(found.direction, loss_plot(found.losses, name), {"samples": found.samples})
 

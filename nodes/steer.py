@@ -1,8 +1,9 @@
-"""Apply H-Space Steering."""
+"""Apply H-Space Steering, Steer Conditioning."""
 
 from comfy_api.latest import io
 
 from ..hspace.steering import BRANCHES, apply_steering
+from ..hspace.steering_hook import steer_conditioning
 from .types import CATEGORY, ConceptVector
 
 
@@ -46,4 +47,38 @@ class ApplySteering(io.ComfyNode):
         return io.NodeOutput(steered, concept.assignment(strength))
 
 
-NODES = [ApplySteering]
+class SteerConditioning(io.ComfyNode):
+    """Adds a concept vector in h-space where one prompt of several is denoised."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HSpaceSteerConditioning",
+            display_name="Steer Conditioning",
+            category=CATEGORY,
+            description="Steers one prompt instead of the whole model: combine it with others, give it a mask or an area, "
+            "and only it is steered. Prompts that are steered differently are run one after the other, which takes longer "
+            "than Apply H-Space Steering.",
+            inputs=[
+                io.Conditioning.Input("conditioning", tooltip="The prompt to steer, before Conditioning (Combine)."),
+                ConceptVector.Input("concept", tooltip="From Load, Import or Discover; found on the base model that samples."),
+                io.Float.Input("strength", default=1.0, min=-20.0, max=20.0, step=0.05, tooltip="Factor on the vector. "
+                               "0 is exactly no steering, negative steers away. Too high and the image breaks up."),
+                io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="When steering begins, "
+                               "as a share of the noise schedule; 0 is pure noise, where the layout is decided."),
+                io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="When steering ends. "
+                               "Ending at 0.6 or so keeps fine details of the unsteered image."),
+                io.HookKeyframes.Input("hook_keyframes", optional=True, tooltip="Factors on the strength over the "
+                                       "schedule, from Create Hook Keyframe."),
+            ],
+            outputs=[io.Conditioning.Output(tooltip="The prompt, steered wherever it is sampled.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, conditioning, concept, strength, start_percent, end_percent, hook_keyframes=None) -> io.NodeOutput:
+        return io.NodeOutput(
+            steer_conditioning(conditioning, concept, strength, start_percent, end_percent, hook_keyframes)
+        )
+
+
+NODES = [ApplySteering, SteerConditioning]

@@ -7,6 +7,7 @@ import comfy.samplers
 import pytest
 import torch
 from hspace_steering.hspace.discovery import discover
+from hspace_steering.hspace.objective import relative_reach, teacher_target
 from hspace_steering.hspace.settings import DiscoverySettings
 from hspace_steering.hspace.vector_file import load_direction
 from hspace_test_helpers import (
@@ -27,7 +28,8 @@ def settings(**changes):
 
 def find(model=None, concept=None, base=None, listener=None, **changes):
     """A discovery inside inference mode, as a node runs it."""
-    extra = {key: changes.pop(key) for key in ("samples", "avoid", "start_from", "keep_partial") if key in changes}
+    extra = {key: changes.pop(key) for key in ("samples", "avoid", "start_from", "keep_partial", "compare_every")
+             if key in changes}  # fmt: skip
     with torch.inference_mode():
         return discover(
             model or tiny_model(), concept or conditioning(1), base or conditioning(2), settings(**changes),
@@ -258,3 +260,35 @@ def test_node_outputs(vector_folder):
     assert path == str(vector_folder / "mine" / "test.safetensors")
     (loaded,) = run_node("HSpaceLoadConcept", concept_name="mine/test.safetensors")
     assert torch.equal(loaded.tensor, concept.tensor)
+
+
+@pytest.mark.parametrize("method", ["distilled", "paper"])
+def test_comparison_shows_plain_above_steered_and_changes_no_bit(method):
+    previews = []
+    compared = find(method=method, compare_every=2, listener=lambda progress: previews.append(progress.preview))
+    alone = find(method=method)
+    assert torch.equal(compared.direction.tensor, alone.direction.tensor)
+    assert compared.evaluations == alone.evaluations
+    assert all(preview.shape == (1, 4, 32, 32) for preview in previews)
+    plain, steered = zip(*(preview.chunk(2, dim=2) for preview in previews), strict=True)
+    assert all(torch.equal(image, plain[0]) for image in plain)
+    assert not torch.equal(steered[0], plain[0])
+    assert len({image.sum().item() for image in steered}) == 4  # steps 1, 2, 4 and 6
+
+
+def test_calibration_scales_an_overshooting_vector_to_a_reach_of_1():
+    options = {"steps": 12, "batch_size": 4, "learning_rate": 3.0, "guidance": 50.0}
+    raw, calibrated = find(calibrate=False, **options), find(**options)
+    reach = float(raw.direction.metadata["reach"])
+    assert reach > 1
+    assert raw.direction.metadata["scale"] == "1"
+    torch.testing.assert_close(calibrated.direction.tensor, raw.direction.tensor / reach, rtol=1e-3, atol=1e-6)
+    assert torch.equal(find(guidance=0.1).direction.tensor, find(guidance=0.1, calibrate=False).direction.tensor)
+
+
+def test_reach_of_the_teacher_itself():
+    base, concept, scale = torch.zeros(3, 4, 2, 2), torch.randn(3, 4, 2, 2), torch.ones(3, 1, 1, 1)
+    target = teacher_target(base, concept, 3.0)
+    for predicted, reach in ((base, 0.0), (concept, 1.0), (target, 3.0)):
+        found = relative_reach(predicted, target, base, scale, 3.0)
+        torch.testing.assert_close(found, torch.full((3,), reach))

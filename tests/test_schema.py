@@ -8,7 +8,7 @@ PROMISED = {
     "HSpaceDiscoverConcept": (
         "Discover Concept Direction",
         "model concept base name method steps batch_size learning_rate guidance sample_count width height seed samples "
-        "avoid start_from",
+        "avoid start_from preview_every calibrate",
         "CONCEPT_VECTOR IMAGE LATENT",
     ),
     "HSpaceSaveConcept": ("Save Concept Vector", "concept filename_prefix", "STRING"),
@@ -18,6 +18,11 @@ PROMISED = {
         "Apply H-Space Steering",
         "model concept strength start_percent end_percent apply_to mask",
         "MODEL STRING",
+    ),
+    "HSpaceSteerConditioning": (
+        "Steer Conditioning",
+        "conditioning concept strength start_percent end_percent hook_keyframes",
+        "CONDITIONING",
     ),
     "HSpaceAddConcepts": ("Add Concepts", "concept_a concept_b weight_a weight_b", "CONCEPT_VECTOR"),
     "HSpaceChooseConcept": (
@@ -32,7 +37,10 @@ PROMISED = {
     "HSpaceLabelStrip": ("Label Strip", "images assignment", "IMAGE"),
     "HSpaceInspectConcept": ("Inspect Concept Vector", "concept compare", "STRING IMAGE"),
 }
-OPTIONAL = {"compare", "samples", "avoid", "start_from", "mask", "previous", *(f"concept_{n}" for n in range(3, 7))}
+OPTIONAL = {
+    "compare", "samples", "avoid", "start_from", "preview_every", "calibrate", "mask", "hook_keyframes", "previous",
+    *(f"concept_{n}" for n in range(3, 7)),
+}  # fmt: skip
 
 
 def test_every_node_is_promised():

@@ -7,7 +7,7 @@ import comfy_extras.nodes_torch_compile as torch_compile
 import pytest
 import torch
 from hspace_composition import build, calls, chunks, sample, vector_for
-from hspace_steering.hspace.autograd import differentiable_attention
+from hspace_steering.hspace.comfy_compat import differentiable_attention
 from hspace_steering.hspace.concept import Choice
 from hspace_steering.hspace.steering import apply_steering
 from hspace_test_helpers import direction, tiny_model

@@ -1,0 +1,58 @@
+"""What a running discovery shows: the same seeds drawn without the vector and with it as it is so far."""
+
+from __future__ import annotations
+
+import comfy.k_diffusion.sampling
+import comfy.samplers
+import torch
+
+from . import conditioning as cond
+
+IMAGES, STEPS, CFG = 2, 8, 4.0
+
+
+class Comparison:
+    """Draws `IMAGES` images of fixed seeds under the base prompts, in `STEPS` coarse steps, every so many steps.
+
+    It draws its noise from a generator of its own and leaves the vector alone, so a discovery finds the same bits with
+    it and without. One comparison costs `IMAGES * STEPS * 2` U-Net evaluations, which are not counted as discovery's.
+    """
+
+    def __init__(self, learner, shape: tuple[int, int, int], every: int):
+        self.learner, self.every = learner, every
+        sampling = learner.model.model_sampling
+        self.sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", STEPS).to(learner.vector.device)
+        noise = torch.randn(IMAGES, *shape, generator=torch.Generator().manual_seed(learner.settings.seed))
+        self.start = sampling.noise_scaling(self.sigmas[0].cpu(), noise, torch.zeros_like(noise), True)
+        prompts = learner.conds["base"]
+        several = cond.mergeable(prompts) and cond.mergeable(learner.conds["unconditional"])
+        self.base = cond.rows(prompts, [i % len(prompts) if several else 0 for i in range(IMAGES)])
+        self.plain: torch.Tensor | None = None
+        self.latest: torch.Tensor | None = None
+
+    def __call__(self) -> torch.Tensor:
+        """One latent `[1, C, 2 H, IMAGES * W]`: unsteered above, steered below."""
+        if self.latest is None or self.learner.step % self.every == 0 or self.learner.finished:
+            evaluations = self.learner.evaluations
+            with torch.no_grad():
+                if self.plain is None:
+                    self.plain = self._draw(steered=False)
+                self.latest = torch.cat([_row(self.plain), _row(self._draw(steered=True))], dim=-2)
+            self.learner.evaluations = evaluations
+        return self.latest
+
+    def _draw(self, steered: bool) -> torch.Tensor:
+        learner = self.learner
+
+        def denoiser(x, sigma, **_):
+            (text,) = learner.denoise([self.base], x, sigma, steered)
+            (empty,) = learner.denoise([learner.conds["unconditional"]], x, sigma)
+            return empty + CFG * (text - empty)
+
+        return comfy.k_diffusion.sampling.sample_euler(
+            denoiser, self.start.to(self.sigmas.device), self.sigmas, disable=True
+        )
+
+
+def _row(latents: torch.Tensor) -> torch.Tensor:
+    return torch.cat(list(latents[:, None]), dim=-1)
