@@ -8,13 +8,13 @@ import torch
 from ..demo.generate import CFG, STEPS, encode, noise_for
 from ..hspace.concept import Direction
 from ..hspace.site import find_site
+from ..hspace.states import LEARN_UNTIL
 
 SLD_SETTINGS = {
     "SLD medium": {"scale": 1000.0, "warmup": 10, "threshold": 0.01, "momentum": 0.3, "beta": 0.4},
     "SLD strong": {"scale": 2000.0, "warmup": 7, "threshold": 0.025, "momentum": 0.5, "beta": 0.7},
 }
 """Hyper-parameters of Schramowski et al. (CVPR 2023), table of configurations; warm-up in steps of 50, scaled to ours."""
-LEARN_UNTIL = 0.7
 
 
 class SafeLatentDiffusion(comfy.samplers.CFGGuider):

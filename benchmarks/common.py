@@ -87,14 +87,16 @@ class Bench:
         with torch.inference_mode():
             return [encode(self.parts[1], [text])[0] for text in texts]
 
-    def discover(self, task: Task, **settings) -> tuple[Discovery, float]:
-        """The discovery, and the seconds it took."""
+    def discover(self, task: Task, samples: torch.Tensor | None = None, **settings) -> tuple[Discovery, float]:
+        """The discovery, and the seconds it took; `samples` are latents to learn from."""
         options = DiscoverySettings(task.name, **{"width": 128, "height": 128, **settings})
-        concept, base = self.conditioning(task.concept), self.conditioning(task.base)
+        base = self.conditioning(task.base)
+        # One and the same where only `avoid` says the concept, as where one node is connected to both inputs.
+        concept = base if task.concept == task.base else self.conditioning(task.concept)
         avoid = self.conditioning(task.avoid) if task.avoid else None
         began = time.perf_counter()
         with torch.inference_mode():
-            found = discover(self.parts[0], concept, base, options, avoid=avoid)
+            found = discover(self.parts[0], concept, base, options, samples=samples, avoid=avoid)
         return found, time.perf_counter() - began
 
     def judge_prompts(self, task: Task, images: int, concept: Concept | None = None, strength: float = 0.0,

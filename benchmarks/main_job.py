@@ -18,11 +18,12 @@ from .common import (
     Bench,
     Task,
     at_fidelity,
+    markdown_table,
     percent,
     write_json,
 )
 
-STRENGTHS = [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0]
+STRENGTHS = [0.0, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0]
 PAPER = {"method": "paper", "sample_count": 1000, "steps": 2500, "batch_size": 8, "learning_rate": 0.1}
 
 
@@ -37,7 +38,7 @@ def main() -> None:
     bench = Bench()
     runs = [(task, "distilled", {}) for task in (WOMAN, DARK_SKIN, NO_WEAPON, WOMAN_SINGLE_PAIR)]
     if options.paper:
-        runs += [(WOMAN, "paper", PAPER), (WOMAN_SINGLE_PAIR, "paper", PAPER)]
+        runs.append((WOMAN, "paper", PAPER))
     results = []
     for task, method, settings in runs:
         results.append(run(bench, task, method, {"seed": options.seed, **settings}, strengths, images))
@@ -75,6 +76,12 @@ def run(bench: Bench, task: Task, method: str, settings: dict, strengths: list[f
 def report(results: list[dict], images: int) -> str:
     """The Markdown table."""
     strengths = [row["strength"] for row in results[0]["rows"]]
+    header = ["concept", "method", "pairs", "evaluations", "seconds", *(f"{s:g}" for s in strengths), "named"]
+    rows = []
+    for result in results:
+        cells = [cell(row) for row in [*result["rows"], result["ceiling"]]]
+        rows.append([result["concept"], result["method"], str(result["pairs"]), str(result["evaluations"]),
+                     f"{result['seconds']:.0f}", *cells])  # fmt: skip
     lines = [
         "# Main job on the demo model",
         "",
@@ -82,23 +89,19 @@ def report(results: list[dict], images: int) -> str:
         "Each cell: share of images with the concept / share whose profession is still recognised, by the demo model's "
         "classifier. *Named*: the prompt says it, the ceiling.",
         "",
-        "| concept | method | pairs | evaluations | seconds | "
-        + " | ".join(f"{s:g}" for s in strengths)
-        + " | named |",
-        "|---" * (6 + len(strengths)) + "|",
+        markdown_table(header, rows),
     ]
-    for result in results:
-        cells = [f"{100 * row['concept']:.0f} / {100 * row['profession']:.0f}" for row in result["rows"]]
-        ceiling = result["ceiling"]
-        cells.append("–" if ceiling is None else f"{100 * ceiling['concept']:.0f} / {100 * ceiling['profession']:.0f}")
-        lines.append(f"| {result['concept']} | {result['method']} | {result['pairs']} | {result['evaluations']} | "
-                     f"{result['seconds']:.0f} | " + " | ".join(cells) + " |")  # fmt: skip
-    lines += ["", "At the strength with the highest concept rate among those that keep the profession in 95 %:", ""]
+    lines += ["At the strength with the highest concept rate among those that keep the profession in 95 %:", ""]
     for result in results:
         best = result["at_95"]
         lines.append(f"- {result['concept']} ({result['method']}, {result['pairs']} pairs): "
                      f"{percent(result['rows'][0]['concept'])} unsteered, {percent(best['concept'])} at strength {best['strength']:g}")  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def cell(row: dict[str, float] | None) -> str:
+    """ "91 / 97"."""
+    return "–" if row is None else f"{100 * row['concept']:.0f} / {100 * row['profession']:.0f}"
 
 
 def plot(results: list[dict]) -> None:

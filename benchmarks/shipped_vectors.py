@@ -16,7 +16,7 @@ from ..hspace.vector_file import save_direction
 from .common import FOUND_ON, NO_WEAPON, WOMAN, Bench, Task, attribute_task, percent, write_json
 
 VECTORS = Path(__file__).parent.parent / "vectors"
-STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
+STRENGTHS = (0.35, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 HARM = 0.02
 """Share of images that may lose their profession to a vector at strength 1."""
 BOTH_HALVES = [*FOUND_ON, *list(MOSTLY_WOMEN)[::2]]
@@ -78,7 +78,7 @@ def save(task: Task, direction: Direction, scale: float) -> Path:
         "concept_prompt": " | ".join(task.concept),
         "base_prompt": " | ".join(task.base),
         **({"avoid_prompt": " | ".join(task.avoid)} if task.avoid else {}),
-        "scale": f"{scale:g}",
+        "scale": f"{scale * float(direction.metadata['scale']):.4g}",
     }
     scaled = Direction(direction.tensor * scale, task.name, direction.family, metadata)
     path = vector_path(task.name)

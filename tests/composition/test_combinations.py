@@ -303,3 +303,19 @@ def test_gligen(model):
     steered = apply_steering(model, v, STRENGTH)
     torch.testing.assert_close(sample(steered, positive=positive), wanted, rtol=1e-3, atol=1e-3)
     assert not torch.allclose(sample(steered), wanted, rtol=1e-2, atol=1e-2)
+
+
+def test_clip_skip(demo_model):
+    """A prompt from an earlier layer of the text encoder, on the model whose text encoder is at hand."""
+    unet, clip, _ = demo_model
+    v, drawn = vector_for(unet), []
+    for layer in (-1, -2):
+        with torch.inference_mode():
+            skipped = nodes.CLIPSetLastLayer().set_last_layer(clip, layer)[0]
+            positive, negative = (
+                nodes.CLIPTextEncode().encode(skipped, text)[0] for text in ("a woman judge", "a man")
+            )
+        drawn.append(sample(apply_steering(unet, v, STRENGTH), positive, negative))
+        with steered_by_hand(unet, v, STRENGTH, positive) as by_hand:
+            torch.testing.assert_close(drawn[-1], sample(by_hand, positive, negative), rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(*drawn, atol=1e-2)

@@ -1,0 +1,179 @@
+"""Discovery: quality against cost, by method, over concepts and seeds.
+
+`run_module.py benchmarks.discovery --minutes 60` adds cells to benchmarks/results/discovery.json for at most that long,
+goes on where the last run stopped, and writes discovery.md and .png of what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import time
+
+import torch
+
+from ..demo.captions import ARMED, MOSTLY_MEN, MOSTLY_WOMEN, PROFESSION_INDEX, SKIN_TONES, caption
+from ..demo.classifier import classify
+from ..demo.generate import draw
+from ..hspace.steering import apply_steering
+from .common import (
+    FOUND_ON,
+    NO_WEAPON,
+    RESULTS,
+    STEERED_ON,
+    WOMAN,
+    Bench,
+    Task,
+    at_fidelity,
+    attribute_task,
+    markdown_table,
+    write_json,
+)
+from .discovery_methods import METHODS
+
+STRENGTHS = (0.5, 1.0, 1.5, 2.0)
+_WOMEN = list(MOSTLY_WOMEN)
+_HARMLESS = [name for name in MOSTLY_MEN if name not in ARMED]
+_BOTH = [*FOUND_ON, *_WOMEN[::2]], [*STEERED_ON, *_WOMEN[1::2]]
+
+
+def _task(name: str, attribute: str, value: int, found_on: list[str], steered_on: list[str]) -> Task:
+    task = attribute_task(name, attribute, value, found_on)
+    return Task(name, task.concept, task.base, attribute, value, steered_on, task.named, found_on=task.found_on)
+
+
+CONCEPTS = {
+    "woman": WOMAN,
+    "man": _task("man", "gender", 0, _WOMEN[::2], _WOMEN[1::2]),
+    "no weapon": NO_WEAPON,
+    "with a weapon": Task(
+        "with a weapon",
+        [caption(p, weapon=True) for p in _HARMLESS[::2]],
+        [caption(p) for p in _HARMLESS[::2]],
+        "weapon", 1, _HARMLESS[1::2], {"weapon": True},
+    ),
+    **{f"{tone} skin": _task(f"{tone} skin", "skin_tone", number, *_BOTH) for number, tone in enumerate(SKIN_TONES)},
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--images", type=int, default=64, help="images a strength")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--method", action="append", help="default: all but the paper's full protocol, which takes longest"
+    )
+    parser.add_argument("--concept", action="append", help="default: all")
+    options = parser.parse_args()
+    began, bench = time.monotonic(), Bench()
+    path = RESULTS / "discovery.json"
+    cells = json.loads(path.read_text()) if path.exists() else []
+    done = {(cell["method"], cell["concept"], cell["seed"]) for cell in cells}
+    methods = options.method or list(METHODS)[1:]
+    for seed in range(options.seeds):
+        for concept in options.concept or CONCEPTS:
+            for method in methods:
+                if (method, concept, seed) in done:
+                    continue
+                if time.monotonic() - began > 60 * options.minutes:
+                    break
+                cells.append(run(bench, method, concept, seed, options.images))
+                write_json("discovery", cells)
+    (RESULTS / "discovery.md").write_text(report(cells, options.images))
+    plot(cells)
+
+
+def run(bench: Bench, method: str, concept: str, seed: int, images: int) -> dict:
+    """One cell: a discovery, and its rows at each strength."""
+    task = CONCEPTS[concept]
+    direction, evaluations, seconds = METHODS[method](bench, task, seed)
+    rows = [measure(bench, task, direction, strength, images) for strength in STRENGTHS]
+    best = at_fidelity(rows)
+    print(f"{concept:>16} | {method:<32} | seed {seed} | {evaluations:6} evaluations, {seconds:4.0f} s | at strength "
+          f"{best['strength']:g} {100 * best['concept']:.0f} % | {[round(100 * r['concept']) for r in rows]} "
+          f"{[round(100 * r['profession']) for r in rows]}", flush=True)  # fmt: skip
+    return {"method": method, "concept": concept, "seed": seed, "evaluations": evaluations, "seconds": round(seconds, 1),
+            "rows": rows}  # fmt: skip
+
+
+_unsteered: dict[str, torch.Tensor] = {}
+
+
+def measure(bench: Bench, task: Task, direction, strength: float, images: int) -> dict[str, float]:
+    """Concept rate, fidelity, and PSNR to the unsteered images of the same seeds in dB, over unseen professions."""
+    professions = [task.steered_on[i % len(task.steered_on)] for i in range(images)]
+    prompts, seeds = [caption(p) for p in professions], [5000 + i for i in range(images)]
+    model, clip, vae = bench.parts
+    if task.name not in _unsteered:
+        _unsteered[task.name] = draw(model, clip, vae, prompts, seeds).clone()
+    drawn = draw(apply_steering(model, direction, strength), clip, vae, prompts, seeds).clone()
+    seen = classify(bench.judge, drawn)
+    error = (drawn - _unsteered[task.name]).square().mean((1, 2, 3)).clamp_min(1e-6)
+    wanted = torch.tensor([PROFESSION_INDEX[p] for p in professions])
+    return {
+        "strength": strength,
+        "concept": (getattr(seen, task.attribute) == task.value).double().mean().item(),
+        "profession": (seen.profession == wanted).double().mean().item(),
+        "psnr": (-10 * error.log10()).mean().item(),
+    }
+
+
+def summary(cells: list[dict], method: str, concept: str) -> list[float]:
+    """Concept rate at 95 % fidelity, a value a seed; 0 where no strength keeps that."""
+    found = [at_fidelity(c["rows"])["concept"] for c in cells if (c["method"], c["concept"]) == (method, concept)]
+    return [0.0 if math.isnan(value) else value for value in found]
+
+
+def report(cells: list[dict], images: int) -> str:
+    """The Markdown page."""
+    concepts = [c for c in CONCEPTS if any(cell["concept"] == c for cell in cells)]
+    rows = []
+    for method in METHODS:
+        own = [cell for cell in cells if cell["method"] == method]
+        if not own:
+            continue
+        values = [summary(cells, method, concept) for concept in concepts]
+        rows.append([method, f"{statistics.median(c['evaluations'] for c in own):,.0f}",
+                     f"{statistics.median(c['seconds'] for c in own):.0f}", *map(_cell, values)])  # fmt: skip
+    return (
+        "# Discovery: quality against cost on the demo model\n\n"
+        f"Share of {images} images with the concept, in percent, at the strength (of {', '.join(f'{s:g}' for s in STRENGTHS)}) "
+        "with most of it among those at which 95 % of the professions are still recognised; professions that no vector was "
+        "found on, 20 steps, CFG 4. Mean over seeds, with the lowest and highest where there are several. Evaluations of the "
+        "U-Net count a sample each, a backward pass through the decoder as one, images included.\n\n"
+        + markdown_table(["method", "evaluations", "seconds", *concepts], rows)
+    )
+
+
+def _cell(values: list[float]) -> str:
+    if not values:
+        return "–"
+    mean = f"{100 * statistics.mean(values):.0f}"
+    return mean if len(values) == 1 else f"{mean} ({100 * min(values):.0f} to {100 * max(values):.0f})"
+
+
+def plot(cells: list[dict]) -> None:
+    """Mean concept rate over the concepts that all methods have, against evaluations."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    for number, method in enumerate(METHODS):
+        own = [cell for cell in cells if (cell["method"], cell["concept"]) == (method, "woman")]
+        if own:
+            values = [100 * value for value in summary(cells, method, "woman")]
+            axes.plot(statistics.median(c["evaluations"] for c in own), statistics.mean(values), "os^v"[number % 4],
+                      label=method)  # fmt: skip
+    axes.set(xscale="log", xlabel="U-Net evaluations", ylabel="% women at 95 % fidelity", ylim=(0, 102),
+             title="Women, from prompts that name no gender")  # fmt: skip
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7, loc="lower right")
+    FigureCanvasAgg(figure).print_png(RESULTS / "discovery.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Ways to find a vector, for the discovery benchmark: the paper's, ours one change at a time, and none at all."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable
+from unittest.mock import patch
+
+import torch
+
+from ..hspace import learner, states
+from ..hspace.concept import Direction
+from ..hspace.objective import mean_square
+from ..hspace.settings import DiscoverySettings
+from .baselines import mean_difference
+from .common import Bench, Task
+
+MEAN_DIFFERENCE_IMAGES = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A way to find a vector.
+
+    Attributes:
+        settings: of `DiscoverySettings`, where they are not the defaults.
+        own_samples: draw `sample_count` images under the concept prompts first, and learn from those, noised.
+        overrides: (module, name, value) for the time of the discovery; what the product does not offer.
+        after: what is done to the finished tensor.
+        find: instead of all that.
+    """
+
+    settings: dict = dataclasses.field(default_factory=dict)
+    own_samples: bool = False
+    overrides: tuple = ()
+    after: Callable[[torch.Tensor], torch.Tensor] | None = None
+    find: Callable[[Bench, Task, int], tuple[Direction, int]] | None = None
+
+    def __call__(self, bench: Bench, task: Task, seed: int) -> tuple[Direction, int, float]:
+        """The direction, U-Net sample evaluations (images included), and seconds."""
+        began = time.perf_counter()
+        if self.find:
+            direction, evaluations = self.find(bench, task, seed)
+        else:
+            with contextlib.ExitStack() as stack:
+                for module, name, value in self.overrides:
+                    stack.enter_context(patch.object(module, name, value))
+                direction, evaluations = self._discover(bench, task, seed)
+        if self.after:
+            direction = dataclasses.replace(direction, tensor=self.after(direction.tensor))
+        return direction, evaluations, time.perf_counter() - began
+
+    def _discover(self, bench: Bench, task: Task, seed: int) -> tuple[Direction, int]:
+        settings = {"seed": seed, "calibrate": False, **self.settings}
+        samples, drawn = None, 0
+        if self.own_samples:
+            options = DiscoverySettings(task.name, **{"width": 128, "height": 128, **settings})
+            avoid = bench.conditioning(task.avoid) if task.avoid else None
+            with torch.inference_mode():
+                samples = states.draw_samples(
+                    bench.parts[0], bench.conditioning(task.concept), avoid, options, (4, 16, 16)
+                )
+            drawn = options.sample_count * states.SAMPLING_STEPS * 2
+        found, _ = bench.discover(task, samples=samples, **settings)
+        return found.direction, found.evaluations + drawn
+
+
+def _unweighted(predicted, target, base, scale):
+    return mean_square((predicted - target) * scale)
+
+
+def _mean_difference(bench: Bench, task: Task, seed: int) -> tuple[Direction, int]:
+    model, clip, _ = bench.parts
+    if task.avoid:  # what it must lack is the concept's opposite
+        away = mean_difference(model, clip, task.avoid, task.base, task.name, MEAN_DIFFERENCE_IMAGES, seed)
+        direction = dataclasses.replace(away, tensor=-away.tensor)
+    else:
+        direction = mean_difference(model, clip, task.concept, task.base, task.name, MEAN_DIFFERENCE_IMAGES, seed)
+    return direction, MEAN_DIFFERENCE_IMAGES * 20 * 3
+
+
+def _spatial_mean(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.mean((1, 2), keepdim=True).expand_as(tensor).contiguous()
+
+
+_UNIFORM = (states, "LEARN_UNTIL", 1.0)
+_UNWEIGHTED = (learner, "relative_error", _unweighted)
+_NOISED = {"sample_count": 62, "steps": 104}  # 2,480 evaluations of images, 2,496 of learning
+
+METHODS = {
+    "paper, as published": Method({"method": "paper", "sample_count": 1000, "steps": 2500}),
+    "paper's loss": Method({"method": "paper", "sample_count": 62, "steps": 156}),
+    "+ teacher instead of noise": Method(_NOISED, own_samples=True, overrides=(_UNIFORM, _UNWEIGHTED)),
+    "+ each sample relative": Method(_NOISED, own_samples=True, overrides=(_UNIFORM,)),
+    "+ the noisier 70 % only": Method(_NOISED, own_samples=True),
+    "+ on the sampler's path": Method(),
+    "+ calibrated (default)": Method({"calibrate": True}),
+    "default, guidance 1": Method({"calibrate": True, "guidance": 1.0}),
+    "default, guidance 2": Method({"calibrate": True, "guidance": 2.0}),
+    "default, guidance 5": Method({"calibrate": True, "guidance": 5.0}),
+    "default, rate 0.05": Method({"calibrate": True, "learning_rate": 0.05}),
+    "default, rate 0.2": Method({"calibrate": True, "learning_rate": 0.2}),
+    "default, batch 4": Method({"calibrate": True, "batch_size": 4, "steps": 250}),
+    "default, 50 steps": Method({"calibrate": True, "steps": 50, "sample_count": 24}),
+    "default, 300 steps": Method({"calibrate": True, "steps": 300, "sample_count": 128}),
+    "default, all noise levels": Method({"calibrate": True}, overrides=(_UNIFORM,)),
+    "default, paths without guidance": Method({"calibrate": True}, overrides=((states, "ROLL_OUT_CFG", 1.0),)),
+    "default, spatial mean only": Method({"calibrate": True}, after=_spatial_mean),
+    "mean difference": Method(find=_mean_difference),
+}
+"""Each method with what it changes. "+" is one change to the method above it; all but the first cost 5,000 evaluations
+unless they say otherwise."""
