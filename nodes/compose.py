@@ -5,13 +5,15 @@ from comfy_api.latest import io
 from ..hspace.concept import Choice, Sum, Sweep
 from ..hspace.draws import parse_weights
 from ..hspace.prompt_rules import TOPICS, concepts_from_prompt, make_rule
-from .types import CATEGORY, ConceptRules, ConceptVector
+from .types import CATEGORY, ConceptRules, ConceptVector, SearchableNode
 
 CONCEPT_OUTPUT = "Connect to Apply H-Space Steering, or build further."
 
 
-class AddConcepts(io.ComfyNode):
+class AddConcepts(SearchableNode):
     """A weighted sum of two concepts."""
+
+    SEARCH_ALIASES = ("h-space", "slider", "sum", "mix", "combine", "safe", "negative")
 
     @classmethod
     def define_schema(cls):
@@ -37,8 +39,10 @@ class AddConcepts(io.ComfyNode):
         return io.NodeOutput(Sum(((weight_a, concept_a), (weight_b, concept_b))))
 
 
-class ChooseConcept(io.ComfyNode):
+class ChooseConcept(SearchableNode):
     """Fair generation: each image draws one of several concepts."""
+
+    SEARCH_ALIASES = ("h-space", "fair", "fairness", "bias", "debias", "diversity", "gender", "responsible")
 
     @classmethod
     def define_schema(cls):
@@ -72,8 +76,10 @@ class ChooseConcept(io.ComfyNode):
         return io.NodeOutput(Choice(options, parse_weights(weights, len(options)), seed, balanced=mode == "balanced"))
 
 
-class SweepConcept(io.ComfyNode):
+class SweepConcept(SearchableNode):
     """Interpolation strips: the strength moves along the batch."""
+
+    SEARCH_ALIASES = ("h-space", "slider", "interpolate", "strip", "range")
 
     @classmethod
     def define_schema(cls):
@@ -98,8 +104,10 @@ class SweepConcept(io.ComfyNode):
         return io.NodeOutput(Sweep(concept, start["from"], to))
 
 
-class PromptRule(io.ComfyNode):
+class PromptRule(SearchableNode):
     """Which wording in a prompt switches a concept on."""
+
+    SEARCH_ALIASES = ("h-space", "safe", "fair", "bias", "filter", "responsible", "topic")
 
     @classmethod
     def define_schema(cls):
@@ -126,8 +134,10 @@ class PromptRule(io.ComfyNode):
         return io.NodeOutput((*previous, make_rule(concept, topic, phrases)))
 
 
-class ConceptsFromPrompt(io.ComfyNode):
+class ConceptsFromPrompt(SearchableNode):
     """Responsible text-enhancing: the concepts that a prompt calls for."""
+
+    SEARCH_ALIASES = ("h-space", "safe", "fair", "bias", "filter", "responsible", "enhance")
 
     @classmethod
     def define_schema(cls):

@@ -2,11 +2,13 @@
 
 from comfy_api.latest import io
 
-from .types import CATEGORY
+from .types import CATEGORY, SearchableNode
 
 
-class LoadDemoModel(io.ComfyNode):
+class LoadDemoModel(SearchableNode):
     """A small real text-to-image model, so that every workflow of the pack runs without a checkpoint."""
+
+    SEARCH_ALIASES = ("h-space", "example", "test", "try")
 
     @classmethod
     def define_schema(cls):

@@ -13,11 +13,13 @@ from ..hspace.plots import loss_plot
 from ..hspace.prompt_trace import prompt_texts
 from ..hspace.settings import METHODS, DiscoverySettings
 from ..hspace.vector_file import save_direction
-from .types import CATEGORY, ConceptVector
+from .types import CATEGORY, ConceptVector, SearchableNode
 
 
-class DiscoverConcept(io.ComfyNode):
+class DiscoverConcept(SearchableNode):
     """Learns one vector in h-space from what a base prompt leaves out."""
+
+    SEARCH_ALIASES = ("h-space", "slider", "bias", "train", "learn", "find", "direction", "responsible")
 
     @classmethod
     def define_schema(cls):

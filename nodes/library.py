@@ -9,7 +9,7 @@ from ..hspace.inspection import compare_concepts, inspect_concept, inspection_re
 from ..hspace.library import find_vector, list_vectors, new_vector_path
 from ..hspace.plots import inspection_picture
 from ..hspace.vector_file import import_paper_direction, load_direction, save_direction
-from .types import CATEGORY, ConceptVector
+from .types import CATEGORY, ConceptVector, SearchableNode
 
 NO_PTH = "put a .pth file into models/concept_vectors"
 
@@ -28,8 +28,10 @@ def _missing(name: str, input_name: str) -> bool | str:
     return True
 
 
-class SaveConcept(io.ComfyNode):
+class SaveConcept(SearchableNode):
     """Writes a vector to models/concept_vectors."""
+
+    SEARCH_ALIASES = ("h-space", "slider", "export")
 
     @classmethod
     def define_schema(cls):
@@ -59,8 +61,10 @@ class SaveConcept(io.ComfyNode):
         return io.NodeOutput(str(path), ui={"text": [str(path)]})
 
 
-class LoadConcept(io.ComfyNode):
+class LoadConcept(SearchableNode):
     """Reads a vector from models/concept_vectors or the pack's own."""
+
+    SEARCH_ALIASES = ("h-space", "slider", "open")
 
     @classmethod
     def define_schema(cls):
@@ -87,8 +91,10 @@ class LoadConcept(io.ComfyNode):
         return io.NodeOutput(load_direction(find_vector(concept_name, "concept_name")))
 
 
-class ImportConcept(io.ComfyNode):
+class ImportConcept(SearchableNode):
     """Reads the file format that the paper's authors publish."""
+
+    SEARCH_ALIASES = ("h-space", "slider", "pth", "paper")
 
     @classmethod
     def define_schema(cls):
@@ -120,8 +126,10 @@ class ImportConcept(io.ComfyNode):
         return io.NodeOutput(import_paper_direction(Path(find_vector(file, "file")), concept_name))
 
 
-class InspectConcept(io.ComfyNode):
+class InspectConcept(SearchableNode):
     """Says what is in a vector, in numbers and pictures."""
+
+    SEARCH_ALIASES = ("h-space", "slider", "analyse", "norm", "compare")
 
     @classmethod
     def define_schema(cls):

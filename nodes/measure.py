@@ -4,11 +4,13 @@ from comfy_api.latest import io
 
 from ..hspace.balance import measure_balance, parse_labels
 from ..hspace.plots import balance_chart
-from .types import CATEGORY
+from .types import CATEGORY, SearchableNode
 
 
-class ConceptBalance(io.ComfyNode):
+class ConceptBalance(SearchableNode):
     """Counts what a batch of images shows, and how far that is from even."""
+
+    SEARCH_ALIASES = ("h-space", "fair", "bias", "diversity", "count", "measure")
 
     @classmethod
     def define_schema(cls):

@@ -4,11 +4,13 @@ from comfy_api.latest import io
 
 from ..hspace.steering import BRANCHES, apply_steering
 from ..hspace.steering_hook import steer_conditioning
-from .types import CATEGORY, ConceptVector
+from .types import CATEGORY, ConceptVector, SearchableNode
 
 
-class ApplySteering(io.ComfyNode):
+class ApplySteering(SearchableNode):
     """Adds a concept vector in h-space while the model samples."""
+
+    SEARCH_ALIASES = ("steer", "h-space", "slider", "concept", "fair", "bias", "safe", "responsible")
 
     @classmethod
     def define_schema(cls):
@@ -47,8 +49,10 @@ class ApplySteering(io.ComfyNode):
         return io.NodeOutput(steered, concept.assignment(strength))
 
 
-class SteerConditioning(io.ComfyNode):
+class SteerConditioning(SearchableNode):
     """Adds a concept vector in h-space where one prompt of several is denoised."""
+
+    SEARCH_ALIASES = ("steer", "h-space", "slider", "concept", "regional", "area", "hook")
 
     @classmethod
     def define_schema(cls):

@@ -3,11 +3,13 @@
 from comfy_api.latest import io
 
 from ..hspace.strip import label_strip
-from .types import CATEGORY
+from .types import CATEGORY, SearchableNode
 
 
-class LabelStrip(io.ComfyNode):
+class LabelStrip(SearchableNode):
     """Images side by side, each over the concepts and strengths it was given."""
+
+    SEARCH_ALIASES = ("h-space", "slider", "grid", "caption", "annotate", "compare")
 
     @classmethod
     def define_schema(cls):

@@ -72,3 +72,16 @@ def test_help_page(node_id):
     for item in schema.inputs:
         named = {"model", "seed", "name", "concept"} | ({"base"} if "`base`" in page else set())
         assert f"`{item.id}`" in page or item.id in named, item.id
+
+
+@pytest.mark.parametrize("node_id", PROMISED)
+def test_editors_are_sent_words_to_search_by(node_id):
+    info = node_classes()[node_id].GET_NODE_INFO_V1()
+    assert info["name"] == node_id
+    assert "h-space" in info["search_aliases"]
+
+
+@pytest.mark.parametrize("typed", ["concept", "steer", "fair", "bias", "safe", "slider", "h-space"])
+def test_what_people_type_leads_somewhere(typed):
+    infos = [node.GET_NODE_INFO_V1() for node in node_classes().values()]
+    assert any(typed in " ".join([info["display_name"].lower(), *info["search_aliases"]]) for info in infos)
