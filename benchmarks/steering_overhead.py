@@ -1,4 +1,5 @@
-"""What steering costs per sampling step: a full-width SD 1.5 U-Net with random weights, steered and unsteered in turn.
+"""What steering costs per sampling step: a full-width SD 1.5 U-Net with random weights, and the demo model with a batch,
+steered and unsteered in turn.
 
 `run_module.py benchmarks.steering_overhead` writes benchmarks/results/steering_overhead.md. Peak memory is measured on
 CUDA only.
@@ -16,6 +17,7 @@ import comfy.samplers
 import comfy.supported_models
 import torch
 
+from ..demo.loader import load_demo_model
 from ..demo.training.common import initialise
 from ..hspace.concept import Direction, Sum
 from ..hspace.site import find_site
@@ -54,13 +56,17 @@ def main() -> None:
     options = parser.parse_args()
     with torch.inference_mode():
         model = sd15()
-        rows = [row for size in options.size or [256, 512] for row in measure(model, size, options.repeats)]
+        rows = [
+            row for size in options.size or [256, 512] for row in measure("SD 1.5", model, size, 1, options.repeats)
+        ]
+        rows += measure("demo model", load_demo_model()[0], 128, 16, 3 * options.repeats)
     where = comfy.model_management.get_torch_device_name(comfy.model_management.get_torch_device())
     text = (
         f"# Overhead of steering on {where}\n\n"
-        f"SD 1.5 at full width, random weights, batch 1, CFG. Medians of {options.repeats} steps each, taken in turn in one run.\n\n"
+        f"SD 1.5 at full width with random weights, and the demo model; CFG. Medians of {options.repeats} steps each (three "
+        "times as many on the demo model), taken in turn in one run.\n\n"
         + markdown_table(
-            ["image", "steered by", "plain, s", "steered, s", "ratio of medians", "extra peak memory"], rows
+            ["model", "images", "steered by", "plain, s", "steered, s", "ratio of medians", "extra peak memory"], rows
         )
     )
     print(text)
@@ -77,37 +83,39 @@ def sd15() -> comfy.model_patcher.ModelPatcher:
     return comfy.model_patcher.ModelPatcher(model.eval(), load_device=device, offload_device=torch.device("cpu"))
 
 
-def measure(model, size: int, repeats: int) -> list[list[str]]:
-    """Rows of the table for one image size: one direction, and a sum of six."""
+def measure(name: str, model, size: int, batch: int, repeats: int) -> list[list[str]]:
+    """Rows of the table for one model, image size and batch: one direction, and a sum of six."""
     site = find_site(model)
     shape = (site.channels, *site.map_size(size // 8, size // 8))
     directions = [Direction(torch.randn(shape), str(number), site.family) for number in range(6)]
     concepts = {"1 direction": directions[0], "6 directions": Sum(tuple((1.0, d) for d in directions))}
     rows = []
-    for name, concept in concepts.items():
+    for steered_by, concept in concepts.items():
         guiders = [TimedGuider(model), TimedGuider(apply_steering(model, concept, 1.0))]
         peaks = [0, 0]
         for turn in range(2 * (repeats + 1)):
             # In turn, and each pair in the other order, so that a drift of the machine hits both alike.
             index = (turn + turn // 2) % 2
-            peaks[index] = max(peaks[index], _one_step(guiders[index], size))
+            peaks[index] = max(peaks[index], _one_step(guiders[index], size, batch))
         plain, steered = (statistics.median(guider.seconds[1:]) for guider in guiders)
         unet = model.model_size()
         memory = (
             f"{100 * (peaks[1] - peaks[0]) / unet:.2f} % of the U-Net" if torch.cuda.is_available() else "not measured"
         )
-        rows.append([f"{size} x {size}", name, f"{plain:.3f}", f"{steered:.3f}", f"{steered / plain:.4f}", memory])
+        images = f"{batch} of {size} x {size}"
+        rows.append([name, images, steered_by, f"{plain:.3f}", f"{steered:.3f}", f"{steered / plain:.4f}", memory])
     return rows
 
 
-def _one_step(guider: TimedGuider, size: int) -> int:
+def _one_step(guider: TimedGuider, size: int, batch: int) -> int:
     """Sample one step; returns the peak of CUDA memory in bytes."""
-    conditioning = [[torch.zeros(1, 77, 768), {}]]
+    width = guider.model_patcher.model.model_config.unet_config["context_dim"]
+    conditioning = [[torch.zeros(1, 77, width), {}]]
     guider.set_conds(conditioning, conditioning)
     guider.set_cfg(4.0)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    latent = torch.zeros(1, 4, size // 8, size // 8)
+    latent = torch.zeros(batch, 4, size // 8, size // 8)
     sigmas = torch.tensor([10.0, 0.0])
     guider.sample(torch.randn_like(latent), latent, comfy.samplers.sampler_object("euler"), sigmas, disable_pbar=True)
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0

@@ -2,13 +2,16 @@
 
 import shutil
 
+import comfy.model_management as management
 import comfy_extras.nodes_model_advanced as advanced
 import comfy_extras.nodes_torch_compile as torch_compile
 import pytest
 import torch
-from hspace_composition import build, calls, chunks, sample, vector_for
+from hspace_composition import build, calls, chunks, conditioning, sample, vector_for
 from hspace_steering.hspace.comfy_compat import differentiable_attention
 from hspace_steering.hspace.concept import Choice
+from hspace_steering.hspace.discovery import discover
+from hspace_steering.hspace.settings import DiscoverySettings
 from hspace_steering.hspace.steering import apply_steering
 from hspace_test_helpers import direction, tiny_model
 from hspace_test_helpers import sample as sample_tiny
@@ -55,6 +58,31 @@ def test_model_compute_dtype(model, before):
     plain, changed = calls(node(model), steps=1)[0], calls(steered, steps=1)[0]
     assert changed["h"].dtype == BRAIN
     assert torch.equal(dict(chunks(changed))[0], dict(chunks(plain))[0] + (2.0 * v.tensor).bfloat16())
+
+
+def test_partial_loading(monkeypatch):
+    """What --novram and --lowvram do: weights stay where they are stored, and each layer fetches its own, LoRA included."""
+    settings = DiscoverySettings("test", steps=3, batch_size=2, sample_count=2, width=128, height=128)
+
+    def results():
+        model = build("small")
+        key = "diffusion_model.middle_block.2.out_layers.3.weight"
+        weight = model.model.state_dict()[key]
+        model.add_patches({key: ("diff", (0.1 * torch.ones_like(weight),))})
+        steered = apply_steering(model, vector_for(model), 2.0)
+        drawn = sample(steered)
+        with torch.inference_mode():
+            found = discover(model, conditioning(model, 1), conditioning(model, 2), settings)
+        return drawn, found.direction.tensor, steered.model.lowvram_patch_counter
+
+    drawn, vector, patched = results()
+    assert not patched
+    monkeypatch.setattr(management, "is_device_cpu", lambda device: False)
+    monkeypatch.setattr(management, "vram_state", management.VRAMState.NO_VRAM)
+    partial_drawn, partial_vector, patched = results()
+    assert patched, "nothing was loaded partially"
+    torch.testing.assert_close(partial_drawn, drawn, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(partial_vector, vector, rtol=1e-3, atol=1e-4)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,24 @@
+"""A real Chromium on the real editor of a real server."""
+
+import sys
+
+import pytest
+from hspace_test_helpers import ROOT
+
+sys.path.append(str(ROOT / "scripts"))
+import editor as editor_module
+
+
+@pytest.fixture(scope="session")
+def editor(server):
+    """One browser for all tests, which each open what they need."""
+    with editor_module.open_editor(server) as opened:
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def quiet(editor):
+    """No test leaves an error in the page, or something running."""
+    editor.errors.clear()
+    yield
+    assert not editor.errors

@@ -1,0 +1,52 @@
+"""Finding a node, reading its help, and its languages."""
+
+import re
+
+import pytest
+from hspace_test_helpers import ROOT
+
+PAGES = sorted((ROOT / "web" / "docs").glob("*.md"))
+SEARCHES = {
+    "concept": {"Discover Concept Direction", "Add Concepts", "Load Concept Vector", "Concepts from Prompt"},
+    "steer": {"Apply H-Space Steering"},
+    "h-space": {"Apply H-Space Steering"},
+    "hspace": {"Discover Concept Direction", "Apply H-Space Steering", "Prompt Rule", "Label Strip"},
+}
+
+
+@pytest.mark.parametrize("typed", SEARCHES)
+def test_search_finds(editor, typed):
+    editor.page.mouse.dblclick(800, 960)
+    editor.page.keyboard.type(typed)
+    options = editor.page.get_by_role("option")
+    editor.page.wait_for_timeout(600)
+    found = {text.split("\n")[1].strip("\xa0 ") if text.startswith("\n") else text.split("\n")[0].strip("\xa0 ")
+             for text in options.all_inner_texts() if text.strip()}  # fmt: skip
+    editor.page.keyboard.press("Escape")
+    assert SEARCHES[typed] <= found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_help_panel_shows_our_page_and_its_picture(editor, page):
+    editor.command("Comfy.ClearWorkflow")
+    browser = editor.page
+    browser.evaluate(
+        """kind => {
+            const node = LiteGraph.createNode(kind);
+            node.pos = [400, 300];
+            app.graph.add(node);
+            app.canvas.selectNode(node);
+        }""",
+        page.stem,
+    )
+    browser.get_by_test_id("info-button").click()
+    heading = re.match(r"# (.+)", page.read_text())[1]
+    sentence = re.sub(r"[*`\[\]]", "", page.read_text().split("\n\n")[1].split(". ")[0])
+    panel = browser.locator(".node-help-content")
+    panel.get_by_role("heading", name=heading).first.wait_for()
+    assert sentence[:40] in re.sub(r"\s+", " ", panel.inner_text())
+    pictures = panel.locator("img")
+    assert pictures.count() >= 1
+    browser.wait_for_function(
+        "() => [...document.querySelectorAll('.node-help-content img')].every(i => i.complete && i.naturalWidth > 0)"
+    )
