@@ -25,6 +25,9 @@ FOUND_ON, STEERED_ON = list(MOSTLY_MEN)[::2], list(MOSTLY_MEN)[1::2]
 """Professions that the model draws as men: one half to find vectors on, the other to use them on."""
 ARMED_FOUND_ON, ARMED_STEERED_ON = list(ARMED)[::2], list(ARMED)[1::2]
 
+PAPER = {"method": "paper", "sample_count": 1000, "steps": 2500, "batch_size": 8, "learning_rate": 0.1}
+"""Discovery as published (Li et al., section 4): 80,000 evaluations at 20 sampling steps."""
+
 
 @dataclass(frozen=True)
 class Task:

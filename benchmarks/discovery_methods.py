@@ -15,7 +15,7 @@ from ..hspace.concept import Direction
 from ..hspace.objective import mean_square
 from ..hspace.settings import DiscoverySettings
 from .baselines import mean_difference
-from .common import Bench, Task
+from .common import PAPER, Bench, Task
 
 MEAN_DIFFERENCE_IMAGES = 64
 
@@ -90,7 +90,7 @@ _UNWEIGHTED = (learner, "relative_error", _unweighted)
 _NOISED = {"sample_count": 62, "steps": 104}  # 2,480 evaluations of images, 2,496 of learning
 
 METHODS = {
-    "paper, as published": Method({"method": "paper", "sample_count": 1000, "steps": 2500}),
+    "paper, as published": Method(PAPER),
     "paper's loss": Method({"method": "paper", "sample_count": 62, "steps": 156}),
     "+ teacher instead of noise": Method(_NOISED, own_samples=True, overrides=(_UNIFORM, _UNWEIGHTED)),
     "+ each sample relative": Method(_NOISED, own_samples=True, overrides=(_UNIFORM,)),

@@ -6,14 +6,15 @@
 from __future__ import annotations
 
 import argparse
-from functools import cache
+from dataclasses import replace
+from functools import cache, partial
 
 import torch
 
 from ..demo.captions import GENDERS, SKIN_TONES, caption
 from ..hspace.concept import Concept, Direction
 from .baselines import mean_difference
-from .common import RESULTS, Bench, markdown_table, write_json
+from .common import PAPER, RESULTS, Bench, Task, markdown_table, write_json
 from .responsible import (
     UNSEEN,
     Drawn,
@@ -24,10 +25,12 @@ from .responsible import (
     tone_choice,
     unnamed,
 )
-from .shipped_vectors import TASKS
+from .shipped_vectors import TASKS, calibrate
 
 CLASSES = {"gender": len(GENDERS), "skin tone": len(SKIN_TONES), "both": len(GENDERS) * len(SKIN_TONES)}
-METHODS = ("unsteered", "word in the prompt", "mean difference", "ours, random", "ours, balanced")
+METHODS = ("unsteered", "word in the prompt", "mean difference", "paper's vectors", "ours, random", "ours, balanced")
+CALIBRATION_IMAGES = 24
+GENDER_ONLY = ("paper's vectors",)  # seven minutes a vector
 
 
 def main() -> None:
@@ -44,7 +47,9 @@ def main() -> None:
         plain = {p: draw_cell(bench, unnamed(p, options.images), cfg=cfg) for p in UNSEEN[: options.professions]}
         for attribute in CLASSES:
             for method in methods:
-                if method == "mean difference" and attribute == "both":
+                if attribute == "both" and method == "mean difference":
+                    continue
+                if attribute != "gender" and method in GENDER_ONLY:
                     continue
                 results.append(run(bench, attribute, method, plain, cfg))
                 write_json("fair", results)
@@ -102,18 +107,29 @@ def _placeholder(name: str) -> Direction:
 def expression(bench: Bench, attribute: str, method: str, seed: int) -> Concept:
     """The choice, or sum of choices, that a method steers with."""
     balanced = method != "ours, random"
-    load = {}
-    if method == "mean difference":
-        load = {"load": lambda name: _mean_difference(bench, name)}
+    find = {"mean difference": _mean_difference, "paper's vectors": _paper_vector}.get(method)
+    load = {"load": partial(find, bench)} if find else {}
     genders, tones = gender_choice(seed, balanced, **load), tone_choice(seed, balanced, **load)
     return {"gender": genders, "skin tone": tones}.get(attribute) or genders + tones
 
 
 @cache
 def _mean_difference(bench: Bench, name: str) -> Direction:
-    task = next(task for task in TASKS if task.name == name)
+    task = TASKS[name]
     model, clip, _ = bench.parts
-    return mean_difference(model, clip, task.concept, task.base, name)
+    return _as_shipped(bench, task, mean_difference(model, clip, task.concept, task.base, name))
+
+
+@cache
+def _paper_vector(bench: Bench, name: str) -> Direction:
+    task = TASKS[name]
+    return _as_shipped(bench, task, bench.discover(task, **PAPER)[0].direction)
+
+
+def _as_shipped(bench: Bench, task: Task, direction: Direction) -> Direction:
+    """Scaled by the rule that scales the shipped vectors."""
+    scale, _ = calibrate(bench, task, direction, CALIBRATION_IMAGES)
+    return replace(direction, tensor=scale * direction.tensor)
 
 
 def report(results: list[dict], images: int, professions: int) -> str:
@@ -130,7 +146,8 @@ def report(results: list[dict], images: int, professions: int) -> str:
         f"{professions} professions that no vector was found on, {images} images each, prompts that name nothing but the "
         "profession, same seeds in every row, strength 1. Deviation ratio: 0 is even, 1 is all the same. *Word in the "
         "prompt* is the ceiling: the same balanced draws, written into the prompt. *Mean difference* is a vector without "
-        f"optimisation. {images} fair coin tosses have a deviation of {coin_tosses(images):.3f} on average.\n\n"
+        "optimisation, *paper's vectors* are found by the published protocol; both, as ours, are scaled so that strength 1 "
+        f"shows most of the concept without harm, and drawn balanced. {images} fair coin tosses have a deviation of {coin_tosses(images):.3f} on average.\n\n"
         + markdown_table(header, rows)
     )
 

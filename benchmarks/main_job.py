@@ -12,6 +12,7 @@ import time
 from .common import (
     DARK_SKIN,
     NO_WEAPON,
+    PAPER,
     RESULTS,
     WOMAN,
     WOMAN_SINGLE_PAIR,
@@ -24,7 +25,6 @@ from .common import (
 )
 
 STRENGTHS = [0.0, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0]
-PAPER = {"method": "paper", "sample_count": 1000, "steps": 2500, "batch_size": 8, "learning_rate": 0.1}
 
 
 def main() -> None:

@@ -20,12 +20,14 @@ STRENGTHS = (0.35, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 HARM = 0.02
 """Share of images that may lose their profession to a vector at strength 1."""
 BOTH_HALVES = [*FOUND_ON, *list(MOSTLY_WOMEN)[::2]]
-TASKS = (
+_TASKS = (
     WOMAN,
     attribute_task("man", "gender", 0, list(MOSTLY_WOMEN)[::2]),
     *(attribute_task(f"{tone} skin", "skin_tone", index, BOTH_HALVES) for index, tone in enumerate(SKIN_TONES)),
     NO_WEAPON,
 )
+TASKS = {task.name: task for task in _TASKS}
+"""What ships, by name."""
 
 
 def main() -> None:
@@ -35,7 +37,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", help="name of a vector, e.g. 'woman'")
     options = parser.parse_args()
     bench, results = Bench(), []
-    for task in TASKS:
+    for task in TASKS.values():
         if options.only and task.name not in options.only:
             continue
         found, seconds = bench.discover(task, seed=options.seed)
