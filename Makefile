@@ -3,16 +3,19 @@ PYTHON ?= python3
 RUN := $(if $(COMFYUI_PATH),$(PYTHON),.venv/bin/python) -P
 export COMFYUI_PATH
 
-.PHONY: setup demo test demo-model vectors benchmark workflows locales lint
+.PHONY: setup browser demo test demo-model vectors benchmark workflows pictures locales lint
 .DEFAULT_GOAL := demo
 
 setup:
 	@$(PYTHON) scripts/setup_environment.py
 
+browser:
+	@$(PYTHON) scripts/setup_environment.py --browser
+
 demo: setup
 	@$(RUN) scripts/demo.py
 
-test: setup
+test: browser
 	@$(RUN) -m pytest tests
 
 demo-model: setup
@@ -26,6 +29,9 @@ benchmark: setup
 
 workflows: setup
 	@$(RUN) scripts/build_workflows.py
+
+pictures: browser
+	@$(RUN) scripts/make_pictures.py
 
 locales: setup
 	@$(RUN) scripts/build_locales.py

@@ -15,6 +15,7 @@ from comfy_server import running_server
 from workflow_builder import ROW, TITLE_HEIGHT, Out, Workflow
 
 STRENGTH = 1.0
+SAMPLER_BOX = (320, 500)  # with room for the live preview
 SAMPLING = {"steps": 20, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal"}
 
 
@@ -53,7 +54,7 @@ def discover_and_steer(flow: Workflow) -> None:
     first = len(flow.nodes)
     flow.at(5)
     vector, plot, samples = flow.add(
-        "HSpaceDiscoverConcept", None, (320, 470), model=model, concept=pairs[0], base=pairs[1], name="woman", width=128, height=128,
+        "HSpaceDiscoverConcept", None, (320, 780), model=model, concept=pairs[0], base=pairs[1], name="woman", width=128, height=128,
     )  # fmt: skip
     flow.add("HSpaceSaveConcept", None, (320, 84), concept=vector, filename_prefix="demo/woman")
     flow.note(
@@ -61,7 +62,7 @@ def discover_and_steer(flow: Workflow) -> None:
         "the vector so far. Lower **batch_size** if memory runs out. The vector is saved in models/concept_vectors.", 320, 190
     )  # fmt: skip
     flow.at(6)
-    flow.add("SaveImage", "Loss plot", (320, 330), images=plot, filename_prefix="demo/loss_plot")
+    flow.add("SaveImage", "Loss plot", (320, 340), images=plot, filename_prefix="demo/loss_plot")
     (learnt,) = flow.add("VAEDecode", None, (320, 60), samples=samples, vae=vae)
     flow.add("PreviewImage", "Images drawn while learning", (320, 330), images=learnt)
     flow.group("3. Discover", first)
@@ -76,9 +77,11 @@ def discover_and_steer(flow: Workflow) -> None:
         "### 4. Steer\nThe same seeds twice: plain, and with the vector added. Raise **strength** for more of the "
         "concept, make it negative for less, set it to 0 for none.", 320, 150
     )  # fmt: skip
-    flow.at(8)
-    for title, source, name in (("Unsteered", model, "unsteered"), ("Steered", steered, "steered")):
-        (drawn,) = flow.add("KSampler", title, (320, 262), model=source, positive=prompt, negative=negative, latent_image=latent,
+    for column, (title, source, name) in enumerate(
+        (("Unsteered", model, "unsteered"), ("Steered", steered, "steered"))
+    ):
+        flow.at(8 + column)
+        (drawn,) = flow.add("KSampler", title, SAMPLER_BOX, model=source, positive=prompt, negative=negative, latent_image=latent,
                             seed=1, **SAMPLING)  # fmt: skip
         (image,) = flow.add("VAEDecode", None, (320, 60), samples=drawn, vae=vae)
         flow.add("SaveImage", title, (320, 330), images=image, filename_prefix=f"demo/{name}")
@@ -113,7 +116,7 @@ def _draw(flow: Workflow, column: int, vae: Out, versions: tuple[tuple[str, str,
     """A column each for (title, file name, model): sample from the same seed, decode and save."""
     for number, (title, name, model) in enumerate(versions):
         flow.at(column + number)
-        (drawn,) = flow.add("KSampler", title, (320, 262), seed=1, model=model, **SAMPLING, **sampler)
+        (drawn,) = flow.add("KSampler", title, SAMPLER_BOX, seed=1, model=model, **SAMPLING, **sampler)
         (image,) = flow.add("VAEDecode", None, (320, 60), samples=drawn, vae=vae)
         flow.add("SaveImage", title, (320, 330), images=image, filename_prefix=f"demo/{name}")
 
@@ -129,7 +132,7 @@ def fair_generation(flow: Workflow) -> None:
         "### 2. Choose per image\nEach image of the batch draws one of the connected concepts, in equal numbers. **weights** "
         "such as 2,1 change the shares. Connect up to six.", height=150
     )  # fmt: skip
-    flow.group("2. One of two concepts for each image", first)
+    flow.group("2. One of two per image", first)
     first = len(flow.nodes)
     flow.at(2)
     positive, negative = _prompts(flow, clip, "a judge")
@@ -207,7 +210,7 @@ def strength_strip(flow: Workflow) -> None:
         "### 2. Sweep\nThe first image gets **from**, the last one **to**. Below 0 is the opposite of the concept.",
         height=120,
     )
-    flow.group("2. A strength for each image", first)
+    flow.group("2. Strength per image", first)
     first = len(flow.nodes)
     flow.at(2)
     positive, negative = _prompts(flow, clip, "a scientist")
@@ -216,7 +219,7 @@ def strength_strip(flow: Workflow) -> None:
     steered, assignment = flow.add("HSpaceApplySteering", None, (320, 230), model=model, concept=sweep, strength=1.0)
     flow.note("### 3. Draw\nAll images begin with the same noise, so only the strength differs.", 320, 100)
     flow.at(3)
-    (drawn,) = flow.add("KSampler", None, (320, 262), seed=1, **SAMPLING, model=steered, positive=positive, negative=negative,
+    (drawn,) = flow.add("KSampler", None, SAMPLER_BOX, seed=1, **SAMPLING, model=steered, positive=positive, negative=negative,
                         latent_image=latent)  # fmt: skip
     (images,) = flow.add("VAEDecode", None, (320, 60), samples=drawn, vae=vae)
     (strip,) = flow.add("HSpaceLabelStrip", None, (320, 80), images=images, assignment=assignment)

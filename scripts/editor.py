@@ -1,0 +1,154 @@
+"""ComfyUI's editor in a real Chromium, for the browser tests and the pictures of the documentation.
+
+Needs the package playwright and a Chromium: the system's, one that CHROMIUM=/path points at, or playwright's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import urllib.request
+from collections.abc import Iterator
+
+from comfy_server import Server
+from playwright.sync_api import Error, Locator, Page, sync_playwright
+
+PACK = "h-space-steering"
+SIZE = {"width": 1600, "height": 1000}
+SYSTEM_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+# The sandbox needs a user namespace, which containers seldom have; the rest keeps Chromium from calling home.
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+SETTINGS = {
+    "Comfy.TutorialCompleted": True,  # no template browser over the first page
+    "Comfy.Minimap.Visible": False,
+    "Comfy.Workflow.WarnBlueprintOverwrite": False,
+    "LiteGraph.Canvas.MinFontSizeForLOD": 0,  # titles and widgets readable at every zoom
+}
+
+
+def _chromium() -> str | None:
+    """The system's browser, or None for playwright's own."""
+    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, SYSTEM_BROWSERS)), None)
+
+
+class Editor:
+    """The editor's page, with what tests and pictures do to it."""
+
+    def __init__(self, page: Page, server: Server):
+        self.page, self.server = page, server
+        self.errors: list[str] = []
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def open(self, **settings) -> None:
+        """Load the page afresh with these settings on top of the usual ones."""
+        request = urllib.request.Request(
+            f"{self.server.url}/settings", json.dumps({**SETTINGS, **settings}).encode(), {"Content-Type": "application/json"}
+        )  # fmt: skip
+        urllib.request.urlopen(request).read()
+        self.page.goto(self.server.url)
+        self.page.wait_for_function("window.app?.graph && window.app.vueAppReady", timeout=60_000)
+        banner = self.page.get_by_text(re.compile("^Introducing Nodes 2.0"))
+        if banner.count():
+            banner.locator("xpath=ancestor::div[contains(@class, 'gradient')]").get_by_role("button").last.click()
+
+    def browse_templates(self) -> Locator:
+        """The cards of the pack's workflows in the template browser."""
+        self.command("Comfy.BrowseTemplates")
+        self.page.get_by_role("dialog").get_by_text(PACK, exact=True).first.click()
+        cards = self.page.locator('[data-testid^="template-workflow-"]')
+        cards.first.wait_for()
+        return cards
+
+    def open_template(self, name: str) -> None:
+        """Open a shipped workflow the way a user does."""
+        self.browse_templates()
+        self.page.get_by_test_id(f"template-workflow-{name}").click()
+        self.page.wait_for_function(
+            "name => app.extensionManager.workflow.activeWorkflow?.path?.includes(name) && app.graph.nodes.length > 3", arg=name
+        )  # fmt: skip
+        self.page.wait_for_timeout(500)
+
+    def command(self, name: str) -> None:
+        """Run one of the editor's commands."""
+        self.page.evaluate("name => app.extensionManager.command.execute(name)", name)
+
+    def set_widget(self, kind: str, widget: str, value) -> None:
+        """Type a value into a widget of every node of a kind."""
+        self.page.evaluate(
+            """([kind, name, value]) => {
+                for (const node of app.graph.nodes.filter(n => n.type === kind))
+                    node.widgets.find(w => w.name === name).value = value;
+            }""",
+            [kind, widget, value],
+        )
+
+    def press_run(self) -> None:
+        """The Run button."""
+        self.page.get_by_test_id("queue-button").get_by_role("button").first.click()
+
+    def press_stop(self) -> None:
+        """The button beside it that interrupts what runs."""
+        self.page.get_by_role("button", name="Cancel current run").first.click()
+
+    def wait_for_images(self, kind: str = "SaveImage", timeout: float = 300) -> list[dict]:
+        """Wait until every node of a kind shows its images; their titles, sizes and pixel values, a node each."""
+        self.page.wait_for_function(
+            """kind => app.graph.nodes.filter(n => n.type === kind).every(
+                n => n.imgs?.length && n.imgs.every(i => i.naturalWidth > 0))""",
+            arg=kind, timeout=timeout * 1000,
+        )  # fmt: skip
+        return self.page.evaluate(
+            """kind => app.graph.nodes.filter(n => n.type === kind).map(node => ({
+                title: node.title,
+                images: node.imgs.map(image => {
+                    const canvas = new OffscreenCanvas(image.naturalWidth, image.naturalHeight);
+                    const context = canvas.getContext('2d');
+                    context.drawImage(image, 0, 0);
+                    const {data} = context.getImageData(0, 0, canvas.width, canvas.height);
+                    return {width: canvas.width, height: canvas.height, pixels: Array.from(data)};
+                }),
+            }))""",
+            kind,
+        )
+
+    def fit(self, margin: int = 40) -> None:
+        """Zoom so that the whole graph is seen between the menus."""
+        self.page.evaluate(
+            """margin => {
+                const boxes = [...app.graph.nodes, ...app.graph.groups].map(n => n.boundingRect ?? n.getBounding());
+                const left = Math.min(...boxes.map(b => b[0])), top = Math.min(...boxes.map(b => b[1]));
+                const right = Math.max(...boxes.map(b => b[0] + b[2])), bottom = Math.max(...boxes.map(b => b[1] + b[3]));
+                const [x0, y0] = [90, 130], [width, height] = [innerWidth - x0 - margin, innerHeight - y0 - margin];
+                const scale = Math.min(width / (right - left), height / (bottom - top), 1);
+                app.canvas.ds.scale = scale;
+                app.canvas.ds.offset[0] = x0 / scale - left;
+                app.canvas.ds.offset[1] = y0 / scale - top;
+                app.canvas.setDirty(true, true);
+            }""",
+            margin,
+        )
+        self.page.wait_for_timeout(800)
+
+
+@contextlib.contextmanager
+def open_editor(server: Server, size: dict = SIZE) -> Iterator[Editor]:
+    """The editor of a running server in a headless browser."""
+    with sync_playwright() as playwright:
+        try:
+            browser = playwright.chromium.launch(executable_path=_chromium(), args=FLAGS)
+        except Error as error:
+            raise RuntimeError(
+                "No Chromium could be started: install one (Debian: apt install chromium), or say CHROMIUM=/path/to/it."
+            ) from error
+        try:
+            editor = Editor(browser.new_page(viewport=size), server)
+            editor.open()
+            yield editor
+        finally:
+            browser.close()

@@ -1,0 +1,113 @@
+"""Make the pictures of the documentation from real runs and the real editor: `make pictures`.
+
+Thumbnails of the workflows (`workflows/*.jpg`), the editor with the main workflow after its run (`docs/editor.jpg`),
+and every node as it looks on the canvas (`web/docs/images/*.jpg`).
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from comfy_server import ROOT, Server, running_server
+from editor import Editor, open_editor
+from PIL import Image, ImageDraw
+
+WORKFLOWS = ROOT / "workflows"
+NODE_PICTURES = ROOT / "web" / "docs" / "images"
+SIDE = 512  # pixels of a thumbnail
+PER_ROW, ROWS = 4, 2
+NODE_SCALE = 1.3
+MARGIN = 14
+
+
+def main() -> None:
+    with running_server() as server, open_editor(server) as editor:
+        for workflow in sorted(WORKFLOWS.glob("*.json")):
+            pictures = run(editor, server, workflow.stem)
+            images = editor.page.evaluate(
+                "() => app.graph.nodes.find(n => n.type === 'EmptyLatentImage').widgets.find(w => w.name === 'batch_size').value"
+            )
+            save(thumbnail(pictures, images), WORKFLOWS / f"{workflow.stem}.jpg")
+            if workflow.stem == "discover_and_steer":
+                editor.fit()
+                save(screenshot(editor), ROOT / "docs" / "editor.jpg")
+        NODE_PICTURES.mkdir(exist_ok=True)
+        for page in sorted(NODE_PICTURES.parent.glob("*.md")):
+            save(node_picture(editor, page.stem), NODE_PICTURES / f"{page.stem}.jpg")
+
+
+def run(editor: Editor, server: Server, name: str) -> list[list[Image.Image]]:
+    """Open a workflow, press Run, and wait: the images of each SaveImage in the order of the graph, but plots."""
+    editor.open_template(name)
+    savers = editor.page.evaluate(
+        "() => app.graph.nodes.filter(n => n.type === 'SaveImage').map(n => [n.title, n.widgets[0].value])"
+    )
+    editor.press_run()
+    editor.wait_for_images(timeout=900)
+    prefixes = [prefix for title, prefix in savers if title != "Loss plot"]
+    return [[Image.open(path).convert("RGB") for path in sorted(server.output.glob(f"{prefix}_*.png"))]
+            for prefix in prefixes]  # fmt: skip
+
+
+def thumbnail(columns: list[list[Image.Image]], images: int) -> Image.Image:
+    """A square: plain images above a line, steered ones below; a single strip of `images` cells in rows, on white."""
+    sheet = Image.new("RGB", (SIDE, SIDE), "white")
+    if len(columns) == 1:
+        strip = columns[0][0]
+        width, rows = strip.width / images, -(-images // PER_ROW)
+        height = round(strip.height * SIDE / (PER_ROW * width))
+        for row in range(rows):
+            cells = min(PER_ROW, images - row * PER_ROW)
+            part = strip.crop((round(row * PER_ROW * width), 0, round((row * PER_ROW + cells) * width), strip.height))
+            part = part.resize((cells * SIDE // PER_ROW, height))
+            sheet.paste(part, (0, (SIDE - rows * height) // 2 + row * height))
+        return sheet
+    cell = SIDE // PER_ROW
+    for half, images in enumerate(columns):
+        for number, image in enumerate(images[: PER_ROW * ROWS]):
+            row, column = divmod(number, PER_ROW)
+            sheet.paste(image.resize((cell, cell)), (column * cell, (half * ROWS + row) * cell))
+    ImageDraw.Draw(sheet).line([(0, SIDE // 2), (SIDE, SIDE // 2)], fill="#3f789e", width=5)
+    return sheet
+
+
+def node_picture(editor: Editor, kind: str) -> Image.Image:
+    """One node as it looks on the canvas."""
+    editor.command("Comfy.ClearWorkflow")
+    box = editor.page.evaluate(
+        """([kind, scale, margin]) => {
+            const node = LiteGraph.createNode(kind);
+            node.pos = [200, 200];
+            app.graph.add(node);
+            const title = LiteGraph.NODE_TITLE_HEIGHT;
+            const [x, y, width, height] = [node.pos[0], node.pos[1] - title, node.size[0], node.size[1] + title];
+            const ds = app.canvas.ds;
+            ds.scale = scale;
+            ds.offset[0] = 300 / scale - x;
+            ds.offset[1] = 300 / scale - y;
+            app.canvas.setDirty(true, true);
+            return [300 - margin, 300 - margin, width * scale + 2 * margin, height * scale + 2 * margin];
+        }""",
+        [kind, NODE_SCALE, MARGIN],
+    )
+    editor.page.wait_for_timeout(500)
+    return screenshot(editor, box)
+
+
+def screenshot(editor: Editor, box: list[float] | None = None) -> Image.Image:
+    """The page, or a part of it."""
+    clip = dict(zip(("x", "y", "width", "height"), box, strict=True)) if box else None
+    return Image.open(io.BytesIO(editor.page.screenshot(clip=clip))).convert("RGB")
+
+
+def save(picture: Image.Image, path: Path) -> None:
+    """Write a JPEG, and say so."""
+    picture.save(path, quality=85, optimize=True)
+    print(path.relative_to(ROOT), flush=True)
+
+
+if __name__ == "__main__":
+    main()
