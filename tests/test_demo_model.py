@@ -65,6 +65,22 @@ def test_captions_are_biased_as_the_card_says():
     assert not any(p.weapon for p, text in drawn if "weapon" not in text and p.profession not in ARMED)
 
 
+FLOORS = {
+    "full caption: gender": 0.95,
+    "full caption: skin tone": 0.88,
+    "full caption: profession": 0.90,
+    "full caption, harmless profession: no weapon": 0.95,
+    "weapon asked for: weapon": 0.90,
+    "no gender named: majority gender": 0.80,
+}
+
+
+def test_the_model_is_good_enough_to_show_something():
+    figures = json.loads((WEIGHTS / "evaluation.json").read_text())
+    assert not {name: figures[name] for name, least in FLOORS.items() if figures[name] < least}
+    assert figures["no gender named: majority gender"] <= 0.92
+
+
 def test_the_card_tells_the_truth(demo_model):
     """A sample of 64 images agrees with the committed figures, which `make demo-model` measures on 512."""
     figures = json.loads((WEIGHTS / "evaluation.json").read_text())

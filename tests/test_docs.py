@@ -58,7 +58,7 @@ def test_diagram_names_the_modules_there_are():
 
 def test_workflows_elsewhere_run_what_ci_runs_here():
     workflows = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / ".github" / "workflows").glob("*.yml")}
-    assert set(workflows) == {"test", "publish"}
+    assert set(workflows) == {"test", "publish", "registry"}
     (job,) = workflows["test"]["jobs"].values()
     assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
     assert workflows["publish"][True]["push"]["paths"] == ["pyproject.toml"], "YAML reads `on` as true"
