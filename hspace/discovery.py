@@ -147,7 +147,7 @@ def discover(
 
     def direction() -> Direction:
         learner = sampler.learner
-        metadata = _metadata(site, settings, shape, learner, evaluations, prompts or {}, len(base))
+        metadata = _metadata(site, settings, shape, learner, evaluations, prompts or {}, len(base), len(model.patches))
         finished = {} if learner.finished else learner.state()
         return Direction(learner.vector.detach() * learner.scale, settings.name, site.family, metadata, finished)
 
@@ -178,7 +178,8 @@ def _latent_shape(model, settings: DiscoverySettings, samples: torch.Tensor | No
     return tuple(samples.shape[1:])
 
 
-def _metadata(site, settings: DiscoverySettings, shape, learner: Learner, evaluations: int, prompts, pairs: int):
+def _metadata(site, settings: DiscoverySettings, shape, learner: Learner, evaluations: int, prompts, pairs: int,
+              patches: int):  # fmt: skip
     recent = learner.losses[-max(1, len(learner.losses) // 10) :]
     return {
         "name": settings.name,
@@ -195,6 +196,7 @@ def _metadata(site, settings: DiscoverySettings, shape, learner: Learner, evalua
         "learning_rate": f"{settings.learning_rate:g}",
         "guidance": f"{settings.guidance:g}",
         "seed": str(settings.seed),
+        **({"model_patches": f"{patches} weights (LoRA, merge ...)"} if patches else {}),
         **({"reach": f"{learner.reach:.4g}", "scale": f"{learner.scale:.4g}"} if learner.reach_steps else {}),
         "evaluations": str(evaluations + learner.evaluations),
         "final_loss": f"{sum(recent) / len(recent):.6g}" if recent else "",

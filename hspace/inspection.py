@@ -17,7 +17,7 @@ LOW_FREQUENCY = 0.25
 """Cycles per h-space pixel: waves of four pixels or longer count as low, the mean among them."""
 BATCH = 8
 """Images among which the most strongly steered one of an expression is sought."""
-METADATA = ("concept_prompt", "base_prompt", "method", "steps", "seed", "final_loss")
+METADATA = ("concept_prompt", "base_prompt", "avoid_prompt", "method", "steps", "seed", "final_loss", "model_patches")
 TOP_CHANNELS = 5
 LONGEST_TEXT = 200
 TINY = torch.finfo(torch.float32).tiny
@@ -244,7 +244,12 @@ def _identity(direction: Direction) -> list[str]:
 
 
 def _known(direction: Direction) -> list[str]:
-    return [f"{key}: {_short(direction.metadata[key])}" for key in METADATA if direction.metadata.get(key)]
+    lines = [f"{key}: {_short(direction.metadata[key])}" for key in METADATA if direction.metadata.get(key)]
+    try:
+        reach = float(direction.metadata["reach"]) * float(direction.metadata["scale"])
+    except (KeyError, ValueError):
+        return lines
+    return [*lines, f"reach at strength 1: {reach:.2f} of what the concept prompt itself changes"]
 
 
 def _short(text: str) -> str:

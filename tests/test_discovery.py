@@ -292,3 +292,11 @@ def test_reach_of_the_teacher_itself():
     for predicted, reach in ((base, 0.0), (concept, 1.0), (target, 3.0)):
         found = relative_reach(predicted, target, base, scale, 3.0)
         torch.testing.assert_close(found, torch.full((3,), reach))
+
+
+def test_metadata_says_that_the_model_was_patched():
+    model = tiny_model()
+    key = "diffusion_model.out.2.bias"
+    model.add_patches({key: ("diff", (torch.ones_like(model.model.state_dict()[key]),))})
+    assert find(model).direction.metadata["model_patches"] == "1 weights (LoRA, merge ...)"
+    assert "model_patches" not in find().direction.metadata

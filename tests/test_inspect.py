@@ -111,6 +111,12 @@ def test_report_says_how_it_was_found():
     assert max(map(len, long.splitlines())) < 250
 
 
+def test_report_says_how_far_strength_1_goes():
+    report = inspection_report(direction(reach="1.6", scale="0.5"))
+    assert "reach at strength 1: 0.80 of what the concept prompt itself changes" in report
+    assert "reach" not in inspection_report(direction(reach="far", scale="1"))
+
+
 def test_report_lists_the_parts_of_an_expression():
     report = inspection_report(2 * direction(name="a") + -1 * direction(name="b", seed=1), WHITE_64)
     assert {"a x 2", "b x -1"} <= set(report.splitlines())
