@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path(".cache/demo"), help="renders, latents and checkpoints")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stage", choices=STAGES, action="append")
-    parser.add_argument("--unet-steps", type=int, default=13000)
+    parser.add_argument("--unet-steps", type=int, default=28000)
     parser.add_argument("--unet-stop", type=int, help="stop the U-Net stage at this step of its schedule")
     options = parser.parse_args()
     stages = options.stage or STAGES

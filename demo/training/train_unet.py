@@ -50,7 +50,7 @@ def _signal_and_noise() -> tuple[torch.Tensor, torch.Tensor]:
     return 1 / (1 + sigmas**2).sqrt(), sigmas / (1 + sigmas**2).sqrt()
 
 
-def train(cache: Path, seed: int = 0, steps: int = 13000, batch_size: int = 48, stop: int | None = None,
+def train(cache: Path, seed: int = 0, steps: int = 28000, batch_size: int = 48, stop: int | None = None,
           config: dict = UNET_CONFIG, name: str = "unet"):  # fmt: skip
     """Train up to step `stop` of a schedule of `steps`, write the averaged weights in float16, and return them."""
     data = LatentCache(cache)
