@@ -117,9 +117,9 @@ class Editor:
             kind,
         )
 
-    def fit(self, margin: int = 40) -> None:
-        """Zoom so that the whole graph is seen between the menus."""
-        self.page.evaluate(
+    def fit(self, margin: int = 40) -> float:
+        """Zoom so that the whole graph is seen between the menus; returns the page's y below it."""
+        below = self.page.evaluate(
             """margin => {
                 const boxes = [...app.graph.nodes, ...app.graph.groups].map(n => n.boundingRect ?? n.getBounding());
                 const left = Math.min(...boxes.map(b => b[0])), top = Math.min(...boxes.map(b => b[1]));
@@ -130,10 +130,12 @@ class Editor:
                 app.canvas.ds.offset[0] = x0 / scale - left;
                 app.canvas.ds.offset[1] = y0 / scale - top;
                 app.canvas.setDirty(true, true);
+                return y0 + (bottom - top) * scale + margin;
             }""",
             margin,
         )
         self.page.wait_for_timeout(800)
+        return below
 
 
 @contextlib.contextmanager

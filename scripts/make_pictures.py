@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 from comfy_server import ROOT, Server, running_server
-from editor import Editor, open_editor
+from editor import SIZE, Editor, open_editor
 from PIL import Image, ImageDraw
 
 WORKFLOWS = ROOT / "workflows"
@@ -32,8 +32,8 @@ def main() -> None:
             )
             save(thumbnail(pictures, images), WORKFLOWS / f"{workflow.stem}.jpg")
             if workflow.stem == "discover_and_steer":
-                editor.fit()
-                save(screenshot(editor), ROOT / "docs" / "editor.jpg")
+                bottom = editor.fit()
+                save(screenshot(editor, [0, 0, SIZE["width"], bottom]), ROOT / "docs" / "editor.jpg")
         NODE_PICTURES.mkdir(exist_ok=True)
         for page in sorted(NODE_PICTURES.parent.glob("*.md")):
             save(node_picture(editor, page.stem), NODE_PICTURES / f"{page.stem}.jpg")
@@ -76,11 +76,13 @@ def thumbnail(columns: list[list[Image.Image]], images: int) -> Image.Image:
 
 def node_picture(editor: Editor, kind: str) -> Image.Image:
     """One node as it looks on the canvas."""
-    editor.command("Comfy.ClearWorkflow")
+    editor.command("Comfy.NewBlankWorkflow")
+    editor.page.wait_for_function("() => app.graph.nodes.length === 0")
     box = editor.page.evaluate(
         """([kind, scale, margin]) => {
             const node = LiteGraph.createNode(kind);
             node.pos = [200, 200];
+            node.size[0] = Math.max(node.size[0], 320);
             app.graph.add(node);
             const title = LiteGraph.NODE_TITLE_HEIGHT;
             const [x, y, width, height] = [node.pos[0], node.pos[1] - title, node.size[0], node.size[1] + title];

@@ -9,9 +9,9 @@ sys.path.append(str(ROOT / "scripts"))
 import editor as editor_module
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def editor(server):
-    """One browser for all tests, which each open what they need."""
+    """One browser for all tests of a file. No longer: Playwright keeps an event loop running, and then nothing else can."""
     with editor_module.open_editor(server) as opened:
         yield opened
 
