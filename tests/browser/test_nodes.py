@@ -16,7 +16,9 @@ SEARCHES = {
 
 def test_search_finds_what_people_type(editor):
     page = editor.page
-    page.mouse.dblclick(800, 940)
+    editor.command("Comfy.NewBlankWorkflow")
+    page.wait_for_function("() => app.graph.nodes.length === 0")
+    page.mouse.dblclick(800, 500)
     page.wait_for_function("() => document.activeElement.tagName === 'INPUT'")
     for typed, wanted in SEARCHES.items():
         page.keyboard.press("Control+A")
