@@ -127,6 +127,12 @@ def shares(seen: Attributes, task: Task, professions: list[str]) -> dict[str, fl
     }
 
 
+def mean_psnr(images: torch.Tensor, reference: torch.Tensor) -> float:
+    """Mean PSNR in dB of IMAGE batches `[B, H, W, C]`, 60 at most for an image."""
+    error = (images - reference).square().mean((1, 2, 3)).clamp_min(1e-6)
+    return (-10 * error.log10()).mean().item()
+
+
 def at_fidelity(rows: list[dict[str, float]], least: float = 0.95) -> dict[str, float]:
     """The row with the highest concept rate among those where professions are still recognised often enough."""
     faithful = [row for row in rows if row["profession"] >= least]

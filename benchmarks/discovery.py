@@ -7,6 +7,8 @@ goes on where the last run stopped, and writes discovery.md and .png of what is 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import itertools
 import json
 import math
 import statistics
@@ -14,7 +16,7 @@ import time
 
 import torch
 
-from ..demo.captions import ARMED, MOSTLY_MEN, MOSTLY_WOMEN, PROFESSION_INDEX, SKIN_TONES, caption
+from ..demo.captions import ARMED, MOSTLY_MEN, MOSTLY_WOMEN, SKIN_TONES, caption
 from ..demo.classifier import classify
 from ..demo.generate import draw
 from ..hspace.steering import apply_steering
@@ -29,6 +31,8 @@ from .common import (
     at_fidelity,
     attribute_task,
     markdown_table,
+    mean_psnr,
+    shares,
     write_json,
 )
 from .discovery_methods import METHODS
@@ -40,8 +44,7 @@ _BOTH = [*FOUND_ON, *_WOMEN[::2]], [*STEERED_ON, *_WOMEN[1::2]]
 
 
 def _task(name: str, attribute: str, value: int, found_on: list[str], steered_on: list[str]) -> Task:
-    task = attribute_task(name, attribute, value, found_on)
-    return Task(name, task.concept, task.base, attribute, value, steered_on, task.named, found_on=task.found_on)
+    return dataclasses.replace(attribute_task(name, attribute, value, found_on), steered_on=steered_on)
 
 
 CONCEPTS = {
@@ -73,15 +76,13 @@ def main() -> None:
     cells = json.loads(path.read_text()) if path.exists() else []
     done = {(cell["method"], cell["concept"], cell["seed"]) for cell in cells}
     methods = options.method or list(METHODS)[1:]
-    for seed in range(options.seeds):
-        for concept in options.concept or CONCEPTS:
-            for method in methods:
-                if (method, concept, seed) in done:
-                    continue
-                if time.monotonic() - began > 60 * options.minutes:
-                    break
-                cells.append(run(bench, method, concept, seed, options.images))
-                write_json("discovery", cells)
+    for seed, concept, method in itertools.product(range(options.seeds), options.concept or CONCEPTS, methods):
+        if (method, concept, seed) in done:
+            continue
+        if time.monotonic() - began > 60 * options.minutes:
+            break
+        cells.append(run(bench, method, concept, seed, options.images))
+        write_json("discovery", cells)
     (RESULTS / "discovery.md").write_text(report(cells, options.images))
     plot(cells)
 
@@ -110,14 +111,10 @@ def measure(bench: Bench, task: Task, direction, strength: float, images: int) -
     if task.name not in _unsteered:
         _unsteered[task.name] = draw(model, clip, vae, prompts, seeds).clone()
     drawn = draw(apply_steering(model, direction, strength), clip, vae, prompts, seeds).clone()
-    seen = classify(bench.judge, drawn)
-    error = (drawn - _unsteered[task.name]).square().mean((1, 2, 3)).clamp_min(1e-6)
-    wanted = torch.tensor([PROFESSION_INDEX[p] for p in professions])
     return {
         "strength": strength,
-        "concept": (getattr(seen, task.attribute) == task.value).double().mean().item(),
-        "profession": (seen.profession == wanted).double().mean().item(),
-        "psnr": (-10 * error.log10()).mean().item(),
+        **shares(classify(bench.judge, drawn), task, professions),
+        "psnr": mean_psnr(drawn, _unsteered[task.name]),
     }
 
 
@@ -156,7 +153,7 @@ def _cell(values: list[float]) -> str:
 
 
 def plot(cells: list[dict]) -> None:
-    """Mean concept rate over the concepts that all methods have, against evaluations."""
+    """Share of women at 95 % fidelity, the mean over seeds, against evaluations."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -15,7 +15,7 @@ from ..hspace.balance import deviation_ratio
 from ..hspace.concept import Choice, Concept, Direction
 from ..hspace.steering import apply_steering
 from ..hspace.vector_file import load_direction
-from .common import Bench
+from .common import Bench, mean_psnr
 from .shipped_vectors import vector_path
 
 UNSEEN = [name for pair in zip(list(MOSTLY_MEN)[1::2], list(MOSTLY_WOMEN)[1::2], strict=True) for name in pair]
@@ -63,11 +63,10 @@ def draw_cell(bench: Bench, prompts: list[str], concept: Concept | None = None, 
 
 def fidelity(drawn: Drawn, unsteered: Drawn, profession: str) -> dict[str, float]:
     """Profession still recognised, weapon as in the unsteered image of the same seed, PSNR to that image in dB."""
-    error = (drawn.images - unsteered.images).square().mean((1, 2, 3)).clamp_min(1e-6)
     return {
         "profession": (drawn.seen.profession == PROFESSION_INDEX[profession]).double().mean().item(),
         "weapon unchanged": (drawn.seen.weapon == unsteered.seen.weapon).double().mean().item(),
-        "psnr": (-10 * error.log10()).mean().item(),
+        "psnr": mean_psnr(drawn.images, unsteered.images),
     }
 
 

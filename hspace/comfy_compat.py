@@ -83,7 +83,7 @@ def map_cond(entry, function):
 
 def concatenate_conds(entries: list):
     """Several prepared conds as one, batch after batch; repeats tokens where their numbers differ, as ComfyUI does."""
-    return map_cond(entries[0], lambda cond: entries[0].concat(entries[1:]))
+    return entries[0]._copy_with(entries[0].concat(entries[1:]))
 
 
 def previewer_for(model):

@@ -6,6 +6,7 @@ import comfy.k_diffusion.sampling
 import comfy.samplers
 import torch
 
+from . import comfy_compat as compat
 from . import conditioning as cond
 
 IMAGES, STEPS, CFG = 2, 8, 4.0
@@ -23,9 +24,10 @@ class Comparison:
         sampling = learner.model.model_sampling
         self.sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", STEPS).to(learner.vector.device)
         noise = torch.randn(IMAGES, *shape, generator=torch.Generator().manual_seed(learner.settings.seed))
-        self.start = sampling.noise_scaling(self.sigmas[0].cpu(), noise, torch.zeros_like(noise), True)
+        start = sampling.noise_scaling(self.sigmas[0].cpu(), noise, torch.zeros_like(noise), True)
+        self.start = start.to(self.sigmas.device)
         prompts = learner.conds["base"]
-        several = cond.mergeable(prompts) and cond.mergeable(learner.conds["unconditional"])
+        several = cond.mergeable(prompts)
         self.base = cond.rows(prompts, [i % len(prompts) if several else 0 for i in range(IMAGES)])
         self.plain: torch.Tensor | None = None
         self.latest: torch.Tensor | None = None
@@ -33,25 +35,22 @@ class Comparison:
     def __call__(self) -> torch.Tensor:
         """One latent `[1, C, 2 H, IMAGES * W]`: unsteered above, steered below."""
         if self.latest is None or self.learner.step % self.every == 0 or self.learner.finished:
-            evaluations = self.learner.evaluations
             with torch.no_grad():
                 if self.plain is None:
                     self.plain = self._draw(steered=False)
                 self.latest = torch.cat([_row(self.plain), _row(self._draw(steered=True))], dim=-2)
-            self.learner.evaluations = evaluations
         return self.latest
 
     def _draw(self, steered: bool) -> torch.Tensor:
         learner = self.learner
+        options = learner.student_options if steered else learner.options
 
         def denoiser(x, sigma, **_):
-            (text,) = learner.denoise([self.base], x, sigma, steered)
-            (empty,) = learner.denoise([learner.conds["unconditional"]], x, sigma)
+            (text,) = compat.denoise(learner.model, [self.base], x, sigma, options)
+            (empty,) = compat.denoise(learner.model, [learner.conds["unconditional"]], x, sigma, learner.options)
             return empty + CFG * (text - empty)
 
-        return comfy.k_diffusion.sampling.sample_euler(
-            denoiser, self.start.to(self.sigmas.device), self.sigmas, disable=True
-        )
+        return comfy.k_diffusion.sampling.sample_euler(denoiser, self.start, self.sigmas, disable=True)
 
 
 def _row(latents: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,18 @@ from ..hspace.steering_hook import steer_conditioning
 from .types import CATEGORY, ConceptVector, SearchableNode
 
 
+def _strength_and_window() -> list[io.Input]:
+    """The inputs that say how much and when, which both ways to steer have."""
+    return [
+        io.Float.Input("strength", default=1.0, min=-20.0, max=20.0, step=0.05, tooltip="Factor on the vector. "
+                       "0 is exactly no steering, negative steers away. Too high and the image breaks up."),
+        io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="When steering begins, "
+                       "as a share of the noise schedule; 0 is pure noise, where the layout is decided."),
+        io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="When steering ends. "
+                       "Ending at 0.6 or so keeps fine details of the unsteered image."),
+    ]  # fmt: skip
+
+
 class ApplySteering(SearchableNode):
     """Adds a concept vector in h-space while the model samples."""
 
@@ -24,12 +36,7 @@ class ApplySteering(SearchableNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model to steer. It is cloned; other branches of the graph keep theirs."),
                 ConceptVector.Input("concept", tooltip="From Load, Import or Discover; found on the same base model."),
-                io.Float.Input("strength", default=1.0, min=-20.0, max=20.0, step=0.05, tooltip="Factor on the vector. "
-                               "0 is exactly no steering, negative steers away. Too high and the image breaks up."),
-                io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="When steering begins, "
-                               "as a share of the noise schedule; 0 is pure noise, where the layout is decided."),
-                io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="When steering ends. "
-                               "Ending at 0.6 or so keeps fine details of the unsteered image."),
+                *_strength_and_window(),
                 io.Combo.Input("apply_to", options=list(BRANCHES), default="positive", tooltip="Which half of "
                                "classifier-free guidance is steered. positive is the paper's choice; both is gentler, "
                                "for the guidance does not amplify it."),
@@ -66,12 +73,7 @@ class SteerConditioning(SearchableNode):
             inputs=[
                 io.Conditioning.Input("conditioning", tooltip="The prompt to steer, before Conditioning (Combine)."),
                 ConceptVector.Input("concept", tooltip="From Load, Import or Discover; found on the base model that samples."),
-                io.Float.Input("strength", default=1.0, min=-20.0, max=20.0, step=0.05, tooltip="Factor on the vector. "
-                               "0 is exactly no steering, negative steers away. Too high and the image breaks up."),
-                io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="When steering begins, "
-                               "as a share of the noise schedule; 0 is pure noise, where the layout is decided."),
-                io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="When steering ends. "
-                               "Ending at 0.6 or so keeps fine details of the unsteered image."),
+                *_strength_and_window(),
                 io.HookKeyframes.Input("hook_keyframes", optional=True, tooltip="Factors on the strength over the "
                                        "schedule, from Create Hook Keyframe."),
             ],

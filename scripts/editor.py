@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
-import shutil
 import urllib.request
 from collections.abc import Iterator
 
 from comfy_server import Server
 from playwright.sync_api import Error, Locator, Page, sync_playwright
+from setup_environment import system_browser
 
 PACK = "h-space-steering"
 SIZE = {"width": 1600, "height": 1000}
-SYSTEM_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # The sandbox needs a user namespace, which containers seldom have; the rest keeps Chromium from calling home.
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -30,11 +28,6 @@ SETTINGS = {
     "Comfy.Workflow.WarnBlueprintOverwrite": False,
     "LiteGraph.Canvas.MinFontSizeForLOD": 0,  # titles and widgets readable at every zoom
 }
-
-
-def _chromium() -> str | None:
-    """The system's browser, or None for playwright's own."""
-    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, SYSTEM_BROWSERS)), None)
 
 
 class Editor:
@@ -96,13 +89,16 @@ class Editor:
         """The button beside it that interrupts what runs."""
         self.page.get_by_role("button", name="Cancel current run").first.click()
 
-    def wait_for_images(self, kind: str = "SaveImage", timeout: float = 300) -> list[dict]:
-        """Wait until every node of a kind shows its images; their titles, sizes and pixel values, a node each."""
+    def wait_for_images(self, kind: str = "SaveImage", timeout: float = 300) -> None:
+        """Wait until every node of a kind shows its images."""
         self.page.wait_for_function(
             """kind => app.graph.nodes.filter(n => n.type === kind).every(
                 n => n.imgs?.length && n.imgs.every(i => i.naturalWidth > 0))""",
             arg=kind, timeout=timeout * 1000,
         )  # fmt: skip
+
+    def images(self, kind: str = "SaveImage") -> list[dict]:
+        """Titles of the nodes of a kind, with sizes and pixel values of the images they show."""
         return self.page.evaluate(
             """kind => app.graph.nodes.filter(n => n.type === kind).map(node => ({
                 title: node.title,
@@ -143,7 +139,7 @@ def open_editor(server: Server, size: dict = SIZE) -> Iterator[Editor]:
     """The editor of a running server in a headless browser."""
     with sync_playwright() as playwright:
         try:
-            browser = playwright.chromium.launch(executable_path=_chromium(), args=FLAGS)
+            browser = playwright.chromium.launch(executable_path=system_browser(), args=FLAGS)
         except Error as error:
             raise RuntimeError(
                 "No Chromium could be started: install one (Debian: apt install chromium), or say CHROMIUM=/path/to/it."

@@ -33,11 +33,16 @@ def main() -> None:
     install_packages()
     if not (COMFYUI / "main.py").is_file():
         unpack_comfyui()
-    if "--browser" in sys.argv and not (os.environ.get("CHROMIUM") or any(map(shutil.which, SYSTEM_BROWSERS))):
+    if "--browser" in sys.argv and system_browser() is None:
         run(
             [str(VENV / "bin" / "python"), "-m", "playwright", "install", "chromium"],
             "install Chromium (Debian: apt install chromium) and run the command again",
         )
+
+
+def system_browser() -> str | None:
+    """The Chromium that CHROMIUM points at, or the system's; None where there is none."""
+    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, SYSTEM_BROWSERS)), None)
 
 
 def check_own_comfyui(path: Path) -> None:

@@ -58,7 +58,8 @@ def test_opens_cleanly_and_runs_from_the_run_button(editor, name):
         editor.set_widget("HSpaceDiscoverConcept", "sample_count", 4)
     editor.set_widget("KSampler", "steps", 6)
     editor.press_run()
-    shown = {node["title"]: [look(image) for image in node["images"]] for node in editor.wait_for_images()}
+    editor.wait_for_images()
+    shown = {node["title"]: [look(image) for image in node["images"]] for node in editor.images()}
     for title, images in shown.items():
         for image in images:
             assert image.std() > 5, f"{title} is blank"
