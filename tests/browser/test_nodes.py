@@ -16,9 +16,7 @@ SEARCHES = {
 
 def test_search_finds_what_people_type(editor):
     page = editor.page
-    editor.command("Comfy.NewBlankWorkflow")
-    page.wait_for_function("() => app.graph.nodes.length === 0")
-    page.mouse.dblclick(800, 500)
+    editor.command("Workspace.SearchBox.Toggle")
     page.wait_for_function("() => document.activeElement.tagName === 'INPUT'")
     for typed, wanted in SEARCHES.items():
         page.keyboard.press("Control+A")
