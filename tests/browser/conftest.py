@@ -3,10 +3,17 @@
 import sys
 
 import pytest
-from hspace_test_helpers import ROOT
+from hspace_test_helpers import ROOT, running_server
 
 sys.path.append(str(ROOT / "scripts"))
 import editor as editor_module
+
+
+@pytest.fixture(scope="session")
+def server():
+    """A server of their own: other tests count what theirs has cached and saved."""
+    with running_server() as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
