@@ -7,6 +7,7 @@ import comfy.model_patcher
 import comfy.sd
 import comfy.utils
 import folder_paths
+import torch
 
 from .architecture import TEXT_WEIGHTS, UNET_CONFIG, UNET_WEIGHTS, VAE_WEIGHTS, EmojiModel
 
@@ -42,7 +43,9 @@ def load_clip() -> comfy.sd.CLIP:
 
 def load_vae() -> comfy.sd.VAE:
     """VAE."""
-    return comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(VAE_WEIGHTS), safe_load=True))
+    vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(VAE_WEIGHTS), safe_load=True))
+    vae.first_stage_model.to(memory_format=torch.channels_last)  # takes 0.6 of the time on a CPU
+    return vae
 
 
 def load_demo_model() -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:

@@ -78,7 +78,7 @@ FLOORS = {
 def test_the_model_is_good_enough_to_show_something():
     figures = json.loads((WEIGHTS / "evaluation.json").read_text())
     assert not {name: figures[name] for name, least in FLOORS.items() if figures[name] < least}
-    assert figures["no gender named: majority gender"] <= 0.925
+    assert figures["no gender named: majority gender"] <= 0.92
 
 
 def test_the_card_tells_the_truth(demo_model):

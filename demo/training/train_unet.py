@@ -100,7 +100,7 @@ def train(cache: Path, seed: int = 0, steps: int = 28000, batch_size: int = 48, 
             save_checkpoint(checkpoint, model=unet.state_dict(), average=average.state_dict(),
                             optimizer=optimizer.state_dict(), step=step + 1)  # fmt: skip
             if config is UNET_CONFIG:
-                write_weights(average)
+                write_state(average.state_dict())
     return average
 
 
@@ -111,7 +111,7 @@ def _zero_residual_outputs(unet: UNetModel) -> None:
             torch.nn.init.zeros_(parameter)
 
 
-def write_weights(unet: torch.nn.Module) -> None:
+def write_state(state: dict[str, torch.Tensor]) -> None:
     """Write `unet.safetensors` in float16."""
     UNET_WEIGHTS.parent.mkdir(exist_ok=True)
-    save_file({key: value.half().contiguous() for key, value in unet.state_dict().items()}, UNET_WEIGHTS)
+    save_file({key: value.half().contiguous() for key, value in state.items()}, UNET_WEIGHTS)
