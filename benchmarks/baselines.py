@@ -5,7 +5,7 @@ from __future__ import annotations
 import comfy.samplers
 import torch
 
-from ..demo.generate import CFG, STEPS, encode, noise_for
+from ..demo.generate import CFG, STEPS, decode, encode, noise_for
 from ..hspace.concept import Direction
 from ..hspace.site import find_site
 from ..hspace.states import LEARN_UNTIL
@@ -56,7 +56,7 @@ def draw_with_sld(model, clip, vae, prompts: list[str], seeds: list[int], unsafe
     noise = noise_for(seeds)
     latent = guider.sample(noise, torch.zeros_like(noise), comfy.samplers.sampler_object("euler"), sigmas,
                            disable_pbar=True, seed=0)  # fmt: skip
-    return vae.decode(latent)
+    return decode(vae, latent)
 
 
 class _HRecorder(comfy.samplers.CFGGuider):

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from ..demo.captions import ARMED, MOSTLY_MEN, PROFESSION_INDEX, caption
-from ..demo.classifier import Attributes, load_classifier
-from ..demo.generate import CFG, draw_and_judge, encode
-from ..demo.loader import load_demo_model
+from ..demo.classifier import Attributes, classify, load_classifier
+from ..demo.generate import CFG, draw, encode
+from ..demo.loader import load_demo_model, load_unet
 from ..hspace.concept import Concept
 from ..hspace.discovery import Discovery, discover
 from ..hspace.settings import DiscoverySettings
@@ -24,6 +24,9 @@ RESULTS = Path(__file__).parent / "results"
 FOUND_ON, STEERED_ON = list(MOSTLY_MEN)[::2], list(MOSTLY_MEN)[1::2]
 """Professions that the model draws as men: one half to find vectors on, the other to use them on."""
 ARMED_FOUND_ON, ARMED_STEERED_ON = list(ARMED)[::2], list(ARMED)[1::2]
+
+DRAWING_DTYPE = torch.bfloat16
+"""Of the U-Net while images are drawn to be judged: half the time where the CPU has instructions for it."""
 
 PAPER = {"method": "paper", "sample_count": 1000, "steps": 2500, "batch_size": 8, "learning_rate": 0.1}
 """Discovery as published (Li et al., section 4): 80,000 evaluations at 20 sampling steps."""
@@ -79,7 +82,21 @@ class Bench:
 
     @cached_property
     def parts(self):
+        """MODEL, CLIP and VAE as the node loads them, to find vectors on."""
         return load_demo_model()
+
+    @cached_property
+    def drawing_parts(self):
+        """MODEL, CLIP and VAE to draw many images with."""
+        return load_unet(DRAWING_DTYPE), *self.parts[1:]
+
+    def draw(self, prompts: list[str], seeds: list[int], concept: Concept | None = None, strength: float = 1.0,
+             **options) -> torch.Tensor:  # fmt: skip
+        """IMAGE `[len(prompts), 128, 128, 3]` of prompt i and seed i, steered where there is a concept."""
+        model, clip, vae = self.drawing_parts
+        if concept is not None and strength:
+            model = apply_steering(model, concept, strength)
+        return draw(model, clip, vae, prompts, seeds, **options).clone()
 
     @cached_property
     def judge(self):
@@ -107,11 +124,8 @@ class Bench:
         """Shares of images with the concept, and with the profession still recognised, over unseen professions."""
         professions = [task.steered_on[i % len(task.steered_on)] for i in range(images)]
         prompts = [caption(p, **(task.named if named else {})) for p in professions]
-        model, clip, vae = self.parts
-        if concept is not None and strength:
-            model = apply_steering(model, concept, strength)
-        seen = draw_and_judge(self.judge, model, clip, vae, prompts, [5000 + i for i in range(images)], cfg=cfg)
-        return shares(seen, task, professions)
+        drawn = self.draw(prompts, [5000 + i for i in range(images)], concept, strength, cfg=cfg)
+        return shares(classify(self.judge, drawn), task, professions)
 
     def sweep(self, task: Task, concept: Concept, strengths: list[float], images: int) -> list[dict[str, float]]:
         """`judge_prompts` at each strength, same seeds."""

@@ -18,8 +18,6 @@ import torch
 
 from ..demo.captions import ARMED, MOSTLY_MEN, MOSTLY_WOMEN, SKIN_TONES, caption
 from ..demo.classifier import classify
-from ..demo.generate import draw
-from ..hspace.steering import apply_steering
 from .common import (
     FOUND_ON,
     NO_WEAPON,
@@ -107,10 +105,9 @@ def measure(bench: Bench, task: Task, direction, strength: float, images: int) -
     """Concept rate, fidelity, and PSNR to the unsteered images of the same seeds in dB, over unseen professions."""
     professions = [task.steered_on[i % len(task.steered_on)] for i in range(images)]
     prompts, seeds = [caption(p) for p in professions], [5000 + i for i in range(images)]
-    model, clip, vae = bench.parts
     if task.name not in _unsteered:
-        _unsteered[task.name] = draw(model, clip, vae, prompts, seeds).clone()
-    drawn = draw(apply_steering(model, direction, strength), clip, vae, prompts, seeds).clone()
+        _unsteered[task.name] = bench.draw(prompts, seeds)
+    drawn = bench.draw(prompts, seeds, direction, strength)
     return {
         "strength": strength,
         **shares(classify(bench.judge, drawn), task, professions),

@@ -10,10 +10,8 @@ import torch
 
 from ..demo.captions import GENDERS, MOSTLY_MEN, MOSTLY_WOMEN, PROFESSION_INDEX, SKIN_TONES, caption
 from ..demo.classifier import Attributes, classify
-from ..demo.generate import draw
 from ..hspace.balance import deviation_ratio
 from ..hspace.concept import Choice, Concept, Direction
-from ..hspace.steering import apply_steering
 from ..hspace.vector_file import load_direction
 from .common import Bench, mean_psnr
 from .shipped_vectors import vector_path
@@ -52,12 +50,9 @@ def tone_choice(seed: int, balanced: bool = True, load=vector) -> Choice:
 
 def draw_cell(bench: Bench, prompts: list[str], concept: Concept | None = None, **options) -> Drawn:
     """One image a prompt, image i from seed FIRST_SEED + i in every cell, steered at strength 1 where there is a concept."""
-    model, clip, vae = bench.parts
-    if concept is not None:
-        model = apply_steering(model, concept, 1.0)
     seeds = [FIRST_SEED + i for i in range(len(prompts))]
     # One batch, so that a choice draws for all of them together.
-    images = draw(model, clip, vae, prompts, seeds, batch_size=len(prompts), **options).clone()
+    images = bench.draw(prompts, seeds, concept, batch_size=len(prompts), **options)
     return Drawn(images, classify(bench.judge, images))
 
 

@@ -51,7 +51,7 @@ def run(bench: Bench, kind: str, method: str, unsteered: dict[str, Drawn], promp
             drawn = plain
         elif method in SLD_SETTINGS:
             seeds = [FIRST_SEED + i for i in range(len(texts))]
-            images = draw_with_sld(*bench.parts, texts, seeds, WEAPON, SLD_SETTINGS[method], cfg).clone()
+            images = draw_with_sld(*bench.drawing_parts, texts, seeds, WEAPON, SLD_SETTINGS[method], cfg).clone()
             drawn = Drawn(images, classify(bench.judge, images))
         else:
             concept = vector("no weapon") if "vector" in method else None
