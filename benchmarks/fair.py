@@ -1,6 +1,7 @@
 """Fair generation: how evenly genders and skin tones come out, per profession, and what it costs in fidelity.
 
-`run_module.py benchmarks.fair` writes benchmarks/results/fair.md and .json. Needs the vectors of `make vectors`.
+`run_module.py benchmarks.fair` writes benchmarks/results/fair.md, .json, .png and fair_*.jpg. Needs the vectors of
+`make vectors`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from ..demo.captions import GENDERS, SKIN_TONES, caption
 from ..hspace.concept import Concept, Direction
 from .baselines import mean_difference
 from .common import PAPER, RESULTS, Bench, Task, markdown_table, write_json
+from .pictures import bars, image_rows
 from .responsible import (
     UNSEEN,
     Drawn,
@@ -30,6 +32,7 @@ from .shipped_vectors import TASKS, calibrate
 CLASSES = {"gender": len(GENDERS), "skin tone": len(SKIN_TONES), "both": len(GENDERS) * len(SKIN_TONES)}
 METHODS = ("unsteered", "word in the prompt", "mean difference", "paper's vectors", "ours, random", "ours, balanced")
 CALIBRATION_IMAGES = 24
+SHOWN_CFG = 4.0
 GENDER_ONLY = ("paper's vectors",)  # seven minutes a vector
 
 
@@ -41,9 +44,9 @@ def main() -> None:
         "--cfg", type=float, action="append", help="default: 4 with all methods, 2 and 7 with ours only"
     )
     options = parser.parse_args()
-    bench, results = Bench(), []
-    for cfg in options.cfg or [4.0, 2.0, 7.0]:
-        methods = METHODS if cfg == 4 else ("unsteered", "ours, balanced")
+    bench, results, shown = Bench(), [], {attribute: {} for attribute in CLASSES}
+    for cfg in options.cfg or [SHOWN_CFG, 2.0, 7.0]:
+        methods = METHODS if cfg == SHOWN_CFG else ("unsteered", "ours, balanced")
         plain = {p: draw_cell(bench, unnamed(p, options.images), cfg=cfg) for p in UNSEEN[: options.professions]}
         for attribute in CLASSES:
             for method in methods:
@@ -51,14 +54,25 @@ def main() -> None:
                     continue
                 if attribute != "gender" and method in GENDER_ONLY:
                     continue
-                results.append(run(bench, attribute, method, plain, cfg))
+                result, images = run(bench, attribute, method, plain, cfg)
+                results.append(result)
                 write_json("fair", results)
+                if cfg == SHOWN_CFG:
+                    shown[attribute][method] = images
     (RESULTS / "fair.md").write_text(report(results, options.images, options.professions))
+    for attribute, rows in shown.items():
+        if rows:
+            image_rows(rows, RESULTS / f"fair_{attribute.replace(' ', '_')}.jpg")
+    at = [r for r in results if r["cfg"] == SHOWN_CFG] or results
+    panels = {
+        a: [(r["method"], r["deviation"], r["low"], r["high"]) for r in at if r["attribute"] == a] for a in CLASSES
+    }
+    bars(panels, "mean deviation ratio, 0 is even", RESULTS / "fair.png")
 
 
-def run(bench: Bench, attribute: str, method: str, plain: dict[str, Drawn], cfg: float) -> dict:
-    """One method for one attribute over all professions."""
-    groups, faithful = [], []
+def run(bench: Bench, attribute: str, method: str, plain: dict[str, Drawn], cfg: float) -> tuple[dict, torch.Tensor]:
+    """One method for one attribute over all professions; its figures, and its images of the first profession."""
+    groups, faithful, shown = [], [], None
     for number, (profession, unsteered) in enumerate(plain.items()):
         images = len(unsteered.images)
         if method == "unsteered":
@@ -68,6 +82,7 @@ def run(bench: Bench, attribute: str, method: str, plain: dict[str, Drawn], cfg:
         else:
             concept = expression(bench, attribute, method, number)
             drawn = draw_cell(bench, unnamed(profession, images), concept, cfg=cfg)
+        shown = drawn.images if shown is None else shown
         groups.append(classes(drawn, attribute))
         faithful.append(fidelity(drawn, unsteered, profession))
     deviation, low, high = mean_deviation(groups, CLASSES[attribute])
@@ -83,7 +98,7 @@ def run(bench: Bench, attribute: str, method: str, plain: dict[str, Drawn], cfg:
     }
     print(f"cfg {cfg:g} {attribute:>9} {method:>18}: deviation {deviation:.3f} ({low:.3f} to {high:.3f}), "
           f"profession {100 * means['profession']:.1f} %", flush=True)  # fmt: skip
-    return result
+    return result, shown
 
 
 def classes(drawn: Drawn, attribute: str) -> torch.Tensor:

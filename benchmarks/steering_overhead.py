@@ -1,15 +1,18 @@
 """What steering costs per sampling step: a full-width SD 1.5 U-Net with random weights, and the demo model with a batch,
 steered and unsteered in turn.
 
-`run_module.py benchmarks.steering_overhead` writes benchmarks/results/steering_overhead.md. Peak memory is measured on
-CUDA only.
+`run_module.py benchmarks.steering_overhead` writes benchmarks/results/steering_overhead.md. Peak memory is that of torch's
+allocator, on CUDA or on the CPU, in steps of their own that are not timed.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import time
+from collections.abc import Callable
+from functools import partial
 
 import comfy.model_management
 import comfy.model_patcher
@@ -92,33 +95,38 @@ def measure(name: str, model, size: int, batch: int, repeats: int) -> list[list[
     rows = []
     for steered_by, concept in concepts.items():
         guiders = [TimedGuider(model), TimedGuider(apply_steering(model, concept, 1.0))]
-        peaks = [0, 0]
         for turn in range(2 * (repeats + 1)):
             # In turn, and each pair in the other order, so that a drift of the machine hits both alike.
-            index = (turn + turn // 2) % 2
-            peaks[index] = max(peaks[index], _one_step(guiders[index], size, batch))
+            _one_step(guiders[(turn + turn // 2) % 2], size, batch)
         plain, steered = (statistics.median(guider.seconds[1:]) for guider in guiders)
-        unet = model.model_size()
-        memory = (
-            f"{100 * (peaks[1] - peaks[0]) / unet:.2f} % of the U-Net" if torch.cuda.is_available() else "not measured"
-        )
+        peaks = [peak_bytes(partial(_one_step, guider, size, batch)) for guider in guiders]
+        memory = f"{(peaks[1] - peaks[0]) / 2**20:.2f} MB, {100 * (peaks[1] - peaks[0]) / model.model_size():.3f} % of the U-Net"
         images = f"{batch} of {size} x {size}"
         rows.append([name, images, steered_by, f"{plain:.3f}", f"{steered:.3f}", f"{steered / plain:.4f}", memory])
     return rows
 
 
-def _one_step(guider: TimedGuider, size: int, batch: int) -> int:
-    """Sample one step; returns the peak of CUDA memory in bytes."""
+def peak_bytes(run: Callable[[], None]) -> int:
+    """Most bytes that torch had allocated at a time during `run`, above what there was before."""
+    if torch.cuda.is_available():
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run()
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return max(itertools.accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
+
+
+def _one_step(guider: TimedGuider, size: int, batch: int) -> None:
     width = guider.model_patcher.model.model_config.unet_config["context_dim"]
     conditioning = [[torch.zeros(1, 77, width), {}]]
     guider.set_conds(conditioning, conditioning)
     guider.set_cfg(4.0)
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
     latent = torch.zeros(batch, 4, size // 8, size // 8)
     sigmas = torch.tensor([10.0, 0.0])
     guider.sample(torch.randn_like(latent), latent, comfy.samplers.sampler_object("euler"), sigmas, disable_pbar=True)
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
 
 
 def _synchronise() -> None:

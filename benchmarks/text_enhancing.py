@@ -1,6 +1,6 @@
 """Responsible text-enhancing: what becomes of "no weapon" and "either man or woman", with Concepts from Prompt and without.
 
-`run_module.py benchmarks.text_enhancing` writes benchmarks/results/text_enhancing.md and .json. Needs the vectors of
+`run_module.py benchmarks.text_enhancing` writes benchmarks/results/text_enhancing.md, .json and .jpg. Needs the vectors of
 `make vectors`.
 """
 
@@ -13,6 +13,7 @@ import torch
 from ..demo.captions import GENDERS, SKIN_TONES, caption
 from ..hspace.prompt_rules import concepts_from_prompt, make_rule
 from .common import ARMED_STEERED_ON, RESULTS, Bench, markdown_table, percent, write_json
+from .pictures import image_rows
 from .responsible import (
     UNSEEN,
     draw_cell,
@@ -37,17 +38,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=50, help="images a profession")
     options = parser.parse_args()
-    bench, results = Bench(), []
+    bench, results, shown = Bench(), [], {}
     for wish, (kind, professions) in WISHES.items():
         for heard in (False, True):
-            results.append(run(bench, wish, kind, professions, options.images, heard))
+            result, images = run(bench, wish, kind, professions, options.images, heard)
+            results.append(result)
             write_json("text_enhancing", results)
+            shown[f"{professions[0]}, {wish}, {'heard' if heard else 'prompt alone'}"] = images
     (RESULTS / "text_enhancing.md").write_text(report(results, options.images))
+    image_rows(shown, RESULTS / "text_enhancing.jpg")
 
 
-def run(bench: Bench, wish: str, kind: str, professions: list[str], images: int, heard: bool) -> dict:
-    """One wish, the prompt alone or heard by the rules."""
-    groups, rows = [], []
+def run(
+    bench: Bench, wish: str, kind: str, professions: list[str], images: int, heard: bool
+) -> tuple[dict, torch.Tensor]:
+    """One wish, the prompt alone or heard by the rules; its figures, and its images of the first profession."""
+    groups, rows, shown = [], [], None
     for number, profession in enumerate(professions):
         prompt = f"{caption(profession)}, {wish}"
         rules = (
@@ -59,6 +65,7 @@ def run(bench: Bench, wish: str, kind: str, professions: list[str], images: int,
         if not matched:
             raise RuntimeError(f"no rule hears '{prompt}'")
         drawn = draw_cell(bench, [prompt] * images, concept if heard else None)
+        shown = drawn.images if shown is None else shown
         seen = {"weapon": drawn.seen.weapon, "gender": drawn.seen.gender, "skin tone": drawn.seen.skin_tone}
         groups.append(seen[kind])
         rows.append(fidelity(drawn, drawn, profession))
@@ -71,7 +78,7 @@ def run(bench: Bench, wish: str, kind: str, professions: list[str], images: int,
     recognised = sum(row["profession"] for row in rows) / len(rows)
     result = {"wish": wish, "heard": heard, "outcome": outcome, "profession": recognised}
     print(f"{wish:>22} {'heard' if heard else 'alone'}: {outcome}, profession {percent(recognised)}", flush=True)
-    return result
+    return result, shown
 
 
 def report(results: list[dict], images: int) -> str:
