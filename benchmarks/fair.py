@@ -33,7 +33,7 @@ CLASSES = {"gender": len(GENDERS), "skin tone": len(SKIN_TONES), "both": len(GEN
 METHODS = ("unsteered", "word in the prompt", "mean difference", "paper's vectors", "ours, random", "ours, balanced")
 CALIBRATION_IMAGES = 24
 SHOWN_CFG = 4.0
-GENDER_ONLY = ("paper's vectors",)  # seven minutes a vector
+GENDER_ONLY = ("paper's vectors",)  # minutes a vector
 
 
 def main() -> None:
@@ -138,7 +138,8 @@ def _mean_difference(bench: Bench, name: str) -> Direction:
 @cache
 def _paper_vector(bench: Bench, name: str) -> Direction:
     task = TASKS[name]
-    return _as_shipped(bench, task, bench.discover(task, **PAPER)[0].direction)
+    found, _ = bench.discover(task, model=bench.drawing_parts[0], **PAPER)
+    return _as_shipped(bench, task, found.direction)
 
 
 def _as_shipped(bench: Bench, task: Task, direction: Direction) -> Direction:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..demo.captions import MOSTLY_MEN, MOSTLY_WOMEN, SKIN_TONES
 from ..hspace.concept import Direction
+from ..hspace.strength_range import BREAKS, SATURATES
 from ..hspace.vector_file import save_direction
 from .common import FOUND_ON, NO_WEAPON, WOMAN, Bench, Task, attribute_task, percent, write_json
 
@@ -40,7 +41,7 @@ def main() -> None:
     for task in TASKS.values():
         if options.only and task.name not in options.only:
             continue
-        found, seconds = bench.discover(task, seed=options.seed)
+        found, seconds = bench.discover(task, seed=options.seed, measure_range=True)
         scale, rows = calibrate(bench, task, found.direction, options.images)
         path = save(task, found.direction, scale)
         at = next(row for row in rows if row["strength"] == scale)
@@ -80,6 +81,11 @@ def save(task: Task, direction: Direction, scale: float) -> Path:
         "concept_prompt": " | ".join(task.concept),
         "base_prompt": " | ".join(task.base),
         **({"avoid_prompt": " | ".join(task.avoid)} if task.avoid else {}),
+        **{
+            key: f"{float(direction.metadata[key]) / scale:.3g}"
+            for key in (SATURATES, BREAKS)
+            if key in direction.metadata
+        },
         "scale": f"{scale * float(direction.metadata['scale']):.4g}",
     }
     scaled = Direction(direction.tensor * scale, task.name, direction.family, metadata)

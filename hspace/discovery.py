@@ -34,18 +34,23 @@ from .settings import DiscoverySettings
 from .site import find_site
 from .states import SAMPLING_STEPS, draw_samples, learn_from_samples, roll_out, roll_out_sigmas
 from .steering import check_fits
+from .strength_range import StrengthRange, measure_range
 
 CREATED_WITH = "H-Space Steering 0.1.0"
 
 
 @dataclass
 class Discovery:
-    """Result: the direction, the loss of every step, the images (LATENT values) it was learnt on or ended with."""
+    """Result: the direction, the loss of every step, the images (LATENT values) it was learnt on or ended with.
+
+    `strengths` is None where they were not to be measured.
+    """
 
     direction: Direction
     losses: list[float]
     samples: torch.Tensor
     evaluations: int
+    strengths: StrengthRange | None = None
 
 
 class _DiscoverySampler(comfy.samplers.Sampler):
@@ -56,6 +61,7 @@ class _DiscoverySampler(comfy.samplers.Sampler):
         self.settings, self.start, self.learn, self.listener, self.counts = settings, start, learn, listener, counts
         self.compare_every = compare_every
         self.learner: Learner | None = None
+        self.strengths: StrengthRange | None = None
 
     def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None,
                disable_pbar=False):  # fmt: skip
@@ -72,7 +78,10 @@ class _DiscoverySampler(comfy.samplers.Sampler):
             self.learner.resume(self.start.extra)
             if self.compare_every:
                 self.learner.comparison = Comparison(self.learner, noise.shape[1:], self.compare_every)
-            return self.learn(self.learner, sigmas.clone(), noise.clone())
+            drawn = self.learn(self.learner, sigmas.clone(), noise.clone())
+            if self.settings.measure_range:
+                self.strengths = measure_range(self.learner, noise.shape[1:])
+            return drawn
 
     def _by_role(self, conds: dict[str, list[dict]]) -> dict[str, list[dict]]:
         roles, rest = {"unconditional": conds["negative"]}, conds["positive"]
@@ -148,6 +157,7 @@ def discover(
     def direction() -> Direction:
         learner = sampler.learner
         metadata = _metadata(site, settings, shape, learner, evaluations, prompts or {}, len(base), len(model.patches))
+        metadata |= sampler.strengths.metadata() if sampler.strengths else {}
         finished = {} if learner.finished else learner.state()
         return Direction(learner.vector.detach() * learner.scale, settings.name, site.family, metadata, finished)
 
@@ -159,7 +169,7 @@ def discover(
         raise
     return Discovery(
         direction(), sampler.learner.losses, drawn if samples is None else samples,
-        evaluations + sampler.learner.evaluations,
+        evaluations + sampler.learner.evaluations, sampler.strengths,
     )  # fmt: skip
 
 

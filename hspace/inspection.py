@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from .concept import Concept, Direction
 from .maps import resize_direction
+from .strength_range import range_text
 
 LOW_FREQUENCY = 0.25
 """Cycles per h-space pixel: waves of four pixels or longer count as low, the mean among them."""
@@ -245,6 +246,7 @@ def _identity(direction: Direction) -> list[str]:
 
 def _known(direction: Direction) -> list[str]:
     lines = [f"{key}: {_short(direction.metadata[key])}" for key in METADATA if direction.metadata.get(key)]
+    lines += [f"measured: {text}"] if (text := range_text(direction.metadata)) else []
     try:
         reach = float(direction.metadata["reach"]) * float(direction.metadata["scale"])
     except (KeyError, ValueError):

@@ -47,6 +47,7 @@ class Learner:
         options: model options of the run.
         rms: root mean square of h, measured in the first pass; learning rates are relative to it.
         reach_sum, reach_steps: what `reach` is the mean of.
+        strength: of the vector in the pass that runs; 1 but for `denoise` with another.
     """
 
     settings: DiscoverySettings
@@ -60,6 +61,7 @@ class Learner:
     rms: float | None = None
     reach_sum: float = 0.0
     reach_steps: float = 0.0
+    strength: float = 1.0
     listener: Callable[[Progress], None] | None = None
     comparison: Callable[[], torch.Tensor] | None = None
 
@@ -88,11 +90,12 @@ class Learner:
         if self.rms is None:
             self.rms = h.detach().float().square().mean().sqrt().item()
         vector = resize_direction(self.vector, h.shape[2:])
-        return h + vector.to(h.dtype), hsp
+        return h + (self.strength * vector).to(h.dtype), hsp
 
-    def denoise(self, branches: list[list[dict]], x, sigma, steered=False) -> list[torch.Tensor]:
+    def denoise(self, branches: list[list[dict]], x, sigma, steered=False, strength=1.0) -> list[torch.Tensor]:
         """Denoised x0 under each of several prepared conds, float32."""
         self.evaluations += x.shape[0] * len(branches)
+        self.strength = strength
         options = self.student_options if steered else self.options
         return compat.denoise(self.model, branches, x, sigma, options)
 

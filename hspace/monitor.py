@@ -1,6 +1,8 @@
-"""Progress bar, live preview and cancel for work that takes longer than a breath."""
+"""What a node shows while and after it runs: progress bar, live preview, a line of text."""
 
 from __future__ import annotations
+
+import sys
 
 import comfy.utils
 
@@ -28,3 +30,9 @@ class ProgressMonitor:
         if self.previewer is not None and progress.preview is not None:
             preview = self.previewer.decode_latent_to_preview_image("JPEG", progress.preview)
         self.bar.update_absolute(progress.step, progress.steps, preview)
+
+
+def show_on_node(text: str, node_id: str | None) -> None:
+    """Show a line under the widgets of a node in the editor; nothing where there is no editor, as in a script."""
+    if "server" in sys.modules and node_id is not None:
+        sys.modules["server"].PromptServer.instance.send_progress_text(text, node_id)

@@ -23,6 +23,7 @@ class DiscoverySettings:
         calibrate: scale a finished `distilled` vector down where its reach (`objective.relative_reach`) is more than 1, so
             that at strength 1 it goes no further than the concept prompt itself. Fitted to a guided teacher, vectors of
             concepts that are easy to explain overshoot.
+        measure_range: measure the strengths between which the finished vector is of use (`strength_range`).
     """
 
     name: str
@@ -36,6 +37,7 @@ class DiscoverySettings:
     height: int = 512
     seed: int = 0
     calibrate: bool = True
+    measure_range: bool = False
 
     def __post_init__(self):
         if not self.name.strip():

@@ -32,16 +32,16 @@ def roll_out_sigmas(model_sampling, settings: DiscoverySettings) -> torch.Tensor
     return whole[whole >= model_sampling.percent_to_sigma(LEARN_UNTIL)]
 
 
-def _pairs(learner: Learner, batch: int, number: int) -> list[int]:
+def pairs_of_batch(learner: Learner, batch: int, number: int) -> list[int]:
     """Which pair each image of batch `number` belongs to: every pair in turn, in an order drawn from the seed."""
     count = len(learner.conds["base"])
     if not all(cond.mergeable(conds) for conds in learner.conds.values()):
         return [number % count] * batch
-    order = torch.randperm(count, generator=_generator(learner.settings.seed, 1)).tolist()
+    order = torch.randperm(count, generator=generator_for(learner.settings.seed, 1)).tolist()
     return [order[(number * batch + i) % count] for i in range(batch)]
 
 
-def _generator(seed: int, *stream: int) -> torch.Generator:
+def generator_for(seed: int, *stream: int) -> torch.Generator:
     """Noise that depends on the seed and on what it is for, so that a resumed run draws what it would have drawn."""
     for number in stream:
         seed = (seed * 6364136223846793005 + number + 1442695040888963407) % 2**63
@@ -56,7 +56,7 @@ def roll_out(learner: Learner, sigmas: torch.Tensor, noise: torch.Tensor) -> tor
     sampling = learner.model.model_sampling
     images = []
     while not learner.finished:
-        pairs = _pairs(learner, noise.shape[0], learner.step // len(sigmas))
+        pairs = pairs_of_batch(learner, noise.shape[0], learner.step // len(sigmas))
 
         def denoiser(x, sigma, pairs=pairs, **_):
             if learner.finished:
@@ -68,7 +68,7 @@ def roll_out(learner: Learner, sigmas: torch.Tensor, noise: torch.Tensor) -> tor
             learner.report(images[-1])
             return images[-1]
 
-        start = torch.randn(noise.shape, generator=_generator(learner.settings.seed, 2, learner.step)).to(noise)
+        start = torch.randn(noise.shape, generator=generator_for(learner.settings.seed, 2, learner.step)).to(noise)
         x = sampling.noise_scaling(sigmas[0], start, torch.zeros_like(start), True)
         images.append(x)
         # One step beyond the last state, so that it is visited too.
@@ -84,7 +84,7 @@ def learn_from_samples(learner: Learner, sigmas: torch.Tensor, noise: torch.Tens
     count = len(learner.conds["base"])
     same_pair = not all(cond.mergeable(conds) for conds in learner.conds.values())
     while not learner.finished:
-        generator = _generator(settings.seed, 3, learner.step)
+        generator = generator_for(settings.seed, 3, learner.step)
         chosen = torch.randint(latents.shape[0], (settings.batch_size,), generator=generator)
         if same_pair:
             chosen = chosen - chosen % count + chosen[0] % count
@@ -116,7 +116,7 @@ def draw_samples(model, concept: list, avoid: list | None, settings: DiscoverySe
         for start in range(0, len(wanted), settings.batch_size):
             indices = wanted[start : start + settings.batch_size]
             latent = torch.zeros(len(indices), *shape)
-            noise = torch.cat([torch.randn(1, *shape, generator=_generator(settings.seed, 4, i)) for i in indices])
+            noise = torch.cat([torch.randn(1, *shape, generator=generator_for(settings.seed, 4, i)) for i in indices])
             images = comfy.sample.sample_custom(
                 model, noise, SAMPLING_CFG, sampler, sigmas, [concept[pair]], negative, latent,
                 disable_pbar=True, seed=settings.seed,

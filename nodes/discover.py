@@ -1,17 +1,17 @@
 """Discover Concept Direction."""
 
 import logging
-import sys
 from functools import partial
 
 from comfy_api.latest import io
 
 from ..hspace.discovery import discover
 from ..hspace.library import PARTIAL, new_vector_path
-from ..hspace.monitor import ProgressMonitor
+from ..hspace.monitor import ProgressMonitor, show_on_node
 from ..hspace.plots import loss_plot
 from ..hspace.prompt_trace import prompt_texts
 from ..hspace.settings import METHODS, DiscoverySettings
+from ..hspace.strength_range import range_text
 from ..hspace.vector_file import save_direction
 from .types import CATEGORY, ConceptVector, SearchableNode
 
@@ -64,6 +64,9 @@ class DiscoverConcept(SearchableNode):
                 io.Boolean.Input("calibrate", default=True, optional=True, tooltip="Scale a finished vector down where it "
                                  "would go further than the concept prompt itself, so that strength 1 is right "
                                  "(distilled only)."),
+                io.Boolean.Input("measure_range", default=False, optional=True, tooltip="Afterwards, draw a few images at "
+                                 "several strengths and note from which strength the concept is there and from which "
+                                 "images begin to break. Takes a quarter longer."),
             ],
             outputs=[
                 ConceptVector.Output(display_name="concept", tooltip="The vector. Connect to Save and to Apply."),
@@ -76,11 +79,12 @@ class DiscoverConcept(SearchableNode):
 
     @classmethod
     def execute(cls, model, concept, base, name, method, steps, batch_size, learning_rate, guidance, sample_count, width,
-                height, seed, samples=None, avoid=None, start_from=None, preview_every=50,
-                calibrate=True) -> io.NodeOutput:  # fmt: skip
+                height, seed, samples=None, avoid=None, start_from=None, preview_every=50, calibrate=True,
+                measure_range=False) -> io.NodeOutput:  # fmt: skip
         settings = DiscoverySettings(
-            name, method, steps, batch_size, learning_rate, guidance, sample_count, width, height, seed, calibrate
-        )
+            name, method, steps, batch_size, learning_rate, guidance, sample_count, width, height, seed, calibrate,
+            measure_range,
+        )  # fmt: skip
         monitor = ProgressMonitor(model, steps)
         found = discover(
             model, concept, base, settings,
@@ -92,6 +96,8 @@ class DiscoverConcept(SearchableNode):
             keep_partial=partial(keep_partial, node_id=cls.hidden.unique_id),
             compare_every=preview_every if monitor.shows_pictures else 0,
         )  # fmt: skip
+        if text := range_text(found.direction.metadata):
+            show_on_node(f"{name}: {text}", cls.hidden.unique_id)
         return io.NodeOutput(found.direction, loss_plot(found.losses, name), {"samples": found.samples})
 
 
@@ -113,8 +119,7 @@ def keep_partial(direction, node_id=None):
         f"{path}; load it and connect it to start_from to go on."
     )
     logging.warning("[H-Space Steering] %s", message)
-    if "server" in sys.modules and node_id is not None:  # absent where the node is called from a script
-        sys.modules["server"].PromptServer.instance.send_progress_text(message, node_id)
+    show_on_node(message, node_id)
 
 
 NODES = [DiscoverConcept]

@@ -7,7 +7,9 @@ from comfy_api.latest import io
 from ..hspace.concept import Direction
 from ..hspace.inspection import compare_concepts, inspect_concept, inspection_report
 from ..hspace.library import find_vector, list_vectors, new_vector_path
+from ..hspace.monitor import show_on_node
 from ..hspace.plots import inspection_picture
+from ..hspace.strength_range import range_text
 from ..hspace.vector_file import import_paper_direction, load_direction, save_direction
 from .types import CATEGORY, ConceptVector, SearchableNode
 
@@ -74,8 +76,10 @@ class LoadConcept(SearchableNode):
             category=CATEGORY,
             description="Loads a concept vector from models/concept_vectors, or one that comes with the pack.",
             inputs=[io.Combo.Input("concept_name", options=list_vectors(".safetensors"),
-                                   tooltip="A .safetensors file. Press R in the editor to see new files.")],
+                                   tooltip="A .safetensors file. Press R in the editor to see new files. Where "
+                                   "the file says at which strengths its vector is of use, the node shows it.")],
             outputs=[ConceptVector.Output(display_name="concept", tooltip="Connect to Apply H-Space Steering.")],
+            hidden=[io.Hidden.unique_id],
         )  # fmt: skip
 
     @classmethod
@@ -88,7 +92,10 @@ class LoadConcept(SearchableNode):
 
     @classmethod
     def execute(cls, concept_name) -> io.NodeOutput:
-        return io.NodeOutput(load_direction(find_vector(concept_name, "concept_name")))
+        direction = load_direction(find_vector(concept_name, "concept_name"))
+        if text := range_text(direction.metadata):
+            show_on_node(f"{direction.name}: {text}", cls.hidden.unique_id)
+        return io.NodeOutput(direction)
 
 
 class ImportConcept(SearchableNode):

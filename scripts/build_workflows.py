@@ -1,6 +1,6 @@
-"""Write the editor workflow files in `workflows/`: `python -P scripts/build_workflows.py`.
+"""Write the editor's files in `workflows/` and `subgraphs/`: `python -P scripts/build_workflows.py`.
 
-Each function below is one workflow; `workflow_builder.py` says how a description becomes a file.
+Each function below is one workflow or one blueprint; `workflow_builder.py` says how a description becomes a file.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ def discover_and_steer(flow: Workflow) -> None:
     flow.at(5)
     vector, plot, samples = flow.add(
         "HSpaceDiscoverConcept", None, (320, 780), model=model, concept=pairs[0], base=pairs[1], name="woman", width=128, height=128,
+        measure_range=True,
     )  # fmt: skip
     flow.add("HSpaceSaveConcept", None, (320, 84), concept=vector, filename_prefix="demo/woman")
     flow.note(
@@ -263,6 +264,56 @@ WORKFLOWS = (
     compose_concepts,
 )
 
+
+def fair_blueprint(flow: Workflow) -> None:
+    flow.at(0)
+    first, second = _load(flow, "woman"), _load(flow, "man")
+    flow.at(1)
+    (choice,) = flow.add("HSpaceChooseConcept", None, (300, 260), concept_1=first, concept_2=second)
+    flow.at(2)
+    steered, assignment = flow.add("HSpaceApplySteering", None, (320, 230), concept=choice, strength=1.0)
+    flow.write_blueprint(
+        "Fair generation, less bias (H-Space)",
+        "Each image of a batch draws one of two concepts, in equal numbers, so that the model's bias does not decide. "
+        "Between the model and the sampler.",
+        into=("model", steered.node, "model"), out_of=[steered, assignment],
+        widgets=[(first, "concept_name"), (second, "concept_name"), (choice, "weights"), (choice, "seed"), (steered, "strength")],
+    )  # fmt: skip
+
+
+def safe_blueprint(flow: Workflow) -> None:
+    flow.at(0)
+    safe = _load(flow, "no_weapon")
+    flow.at(1)
+    steered, _ = flow.add("HSpaceApplySteering", None, (320, 230), concept=safe, strength=1.0)
+    flow.write_blueprint(
+        "Safe generation (H-Space)",
+        "An anti-concept that is always on, whatever the prompt: a vector found with Discover's avoid. Between the model "
+        "and the sampler.",
+        into=("model", steered.node, "model"), out_of=[steered],
+        widgets=[(safe, "concept_name"), (steered, "strength")],
+    )  # fmt: skip
+
+
+def slider_blueprint(flow: Workflow) -> None:
+    flow.at(0)
+    right, left = _load(flow, "woman"), _load(flow, "man")
+    flow.at(1)
+    (slider,) = flow.add(
+        "HSpaceAddConcepts", None, (300, 130), concept_a=right, concept_b=left, weight_a=0.5, weight_b=-0.5
+    )
+    flow.at(2)
+    steered, _ = flow.add("HSpaceApplySteering", None, (320, 230), concept=slider, strength=1.0)
+    flow.write_blueprint(
+        "Concept slider (H-Space)",
+        "From the second concept (negative strength) to the first (positive strength). Between the model and the sampler.",
+        into=("model", steered.node, "model"), out_of=[steered],
+        widgets=[(right, "concept_name"), (left, "concept_name"), (steered, "strength")],
+    )  # fmt: skip
+
+
+BLUEPRINTS = (fair_blueprint, safe_blueprint, slider_blueprint)
+
 if __name__ == "__main__":
     with running_server() as server:
         object_info = json.loads(urllib.request.urlopen(f"{server.url}/object_info").read())
@@ -271,3 +322,6 @@ if __name__ == "__main__":
         build(workflow)
         workflow.write(build.__name__)
         print(f"workflows/{build.__name__}.json")
+    for build in BLUEPRINTS:
+        build(Workflow(object_info))
+        print(f"subgraphs: {build.__name__}")

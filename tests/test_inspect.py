@@ -117,6 +117,14 @@ def test_report_says_how_far_strength_1_goes():
     assert "reach" not in inspection_report(direction(reach="far", scale="1"))
 
 
+def test_report_tells_the_measured_strengths():
+    both = inspection_report(direction(strength_saturates="0.5", strength_breaks="1.25"))
+    assert "measured: the concept is there from strength 0.5 on, images begin to break at 1.25" in both
+    assert "measured: images begin to break at 2" in inspection_report(direction(strength_breaks="2"))
+    for nonsense in ("nan", "-1", "inf", "much", ""):
+        assert "measured" not in inspection_report(direction(strength_saturates=nonsense))
+
+
 def test_report_lists_the_parts_of_an_expression():
     report = inspection_report(2 * direction(name="a") + -1 * direction(name="b", seed=1), WHITE_64)
     assert {"a x 2", "b x -1"} <= set(report.splitlines())

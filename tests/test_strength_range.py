@@ -1,0 +1,66 @@
+"""The strengths between which a vector is of use, as the model itself sees them."""
+
+import pytest
+import torch
+from hspace_steering.demo.captions import caption
+from hspace_steering.demo.generate import encode
+from hspace_steering.hspace.discovery import discover
+from hspace_steering.hspace.settings import DiscoverySettings
+from hspace_steering.hspace.strength_range import Row, StrengthRange, range_text
+from hspace_steering.hspace.vector_file import load_direction
+from hspace_test_helpers import ROOT, conditioning, tiny_model
+
+
+def rows(*values):
+    return StrengthRange(tuple(Row(*value) for value in values))
+
+
+@pytest.mark.parametrize(
+    ("measured", "text"),
+    [
+        (rows((0, 0.1, 1.0), (0.5, 0.6, 1.1), (1, 1.0, 1.3), (1.5, 1.0, 1.7)),
+         "the concept is there from strength 1 on, images begin to break at 1.25"),
+        (rows((0, 0.0, 1.0), (0.5, 0.5, 1.4), (1, 1.0, 1.6)),  # what breaks does not count as concept
+         "the concept is there from strength 0.5 on, images begin to break at 0.75"),
+        (rows((0, 0.0, 1.0), (2, 0.95, 1.1), (4, 1.0, 1.2)), "the concept is there from strength 2 on"),
+        (rows((0, 0.0, 1.0), (2, 0.0, 1.5)), "images begin to break at 2"),
+        (rows((0, 0.0, 1.0), (2, 0.0, 1.0)), ""),
+    ],
+)  # fmt: skip
+def test_where_it_begins_and_ends(measured, text):
+    assert range_text(measured.metadata()) == text
+
+
+@pytest.mark.parametrize("avoid", [False, True])
+def test_measuring_changes_nothing_and_is_counted(avoid):
+    base, other = conditioning(2), conditioning(1)
+    prompts = {"concept": base, "base": base, "avoid": other} if avoid else {"concept": other, "base": base}
+    found = []
+    for measure in (False, True):
+        settings = DiscoverySettings(
+            "test", steps=4, batch_size=3, sample_count=3, width=64, height=64, measure_range=measure
+        )
+        with torch.inference_mode():
+            found.append(discover(tiny_model(), settings=settings, **prompts))
+    without, measured = found
+    assert without.strengths is None
+    assert torch.equal(without.direction.tensor, measured.direction.tensor)
+    tried = len(measured.strengths.rows)
+    assert measured.evaluations - without.evaluations == tried * 8 * (10 * 2 + 3 * 2)
+    assert measured.direction.metadata["evaluations"] == str(measured.evaluations)
+
+
+def test_agrees_with_what_people_see(demo_model):
+    """Of the shipped vector for women the classifier says: half of them at 0.35, nearly all at 1, professions lost at 2."""
+    woman = load_direction(ROOT / "vectors" / "emoji_woman.safetensors")
+    model, clip, _ = demo_model
+    professions = ("firefighter", "scientist", "judge", "mechanic")
+    settings = DiscoverySettings(
+        "woman", steps=1, learning_rate=1e-6, width=128, height=128, calibrate=False, measure_range=True
+    )
+    with torch.inference_mode():
+        concept, base = ([encode(clip, [caption(p, **said)])[0] for p in professions] for said in ({"gender": 1}, {}))
+        found = discover(model, concept, base, settings, start_from=woman)
+    assert 0.25 <= found.strengths.saturates <= 1
+    assert 1 <= found.strengths.breaks <= 2
+    assert found.strengths.rows[0].concept <= 0.4
