@@ -14,6 +14,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 COLUMN, ROW = 380, 30
 TITLE_HEIGHT, GROUP_MARGIN = 34, 14
+INPUT_NODE, OUTPUT_NODE = -10, -20
+LINK_KEYS = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Workflow:
     def write(self, name: str) -> None:
         """`workflows/<name>.json`."""
         content = {
-            "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"h-space-steering/{name}")),
+            "id": _identity(name),
             "revision": 0,
             "last_node_id": len(self.nodes),
             "last_link_id": len(self.links),
@@ -100,6 +102,79 @@ class Workflow:
             "version": 0.4,
         }
         (ROOT / "workflows" / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+
+    def write_blueprint(
+        self, name: str, text: str, into: tuple[str, int, str], out_of: list[Out], widgets: list[tuple[Out, str]]
+    ) -> None:
+        """`subgraphs/<name>.json`: all nodes in one, which the editor offers among the nodes as `name`.
+
+        Args:
+            text: what it does, shown under its name.
+            into: the one input: its name, and the node and the input that it goes to.
+            out_of: its outputs.
+            widgets: which widgets it shows: a node, by one of its outputs, and the name of the widget.
+        """
+        input_name, target, target_input = into
+        slot = next(i for i, found in enumerate(self.nodes[target - 1]["inputs"]) if found["name"] == target_input)
+        kind = self.nodes[target - 1]["inputs"][slot]["type"]
+        links = [[len(self.links) + 1, INPUT_NODE, 0, target, slot, kind]]
+        self.nodes[target - 1]["inputs"][slot]["link"] = links[0][0]
+        outputs = []
+        for index, out in enumerate(out_of):
+            source = self.nodes[out.node - 1]["outputs"][out.slot]
+            links.append([len(self.links) + 2 + index, out.node, out.slot, OUTPUT_NODE, index, out.type])
+            source["links"].append(links[-1][0])
+            outputs.append(_socket(name, source["name"], out.type, links[-1][0]))
+        links = [dict(zip(LINK_KEYS, link, strict=True)) for link in [*self.links, *links]]
+        right = max(node["pos"][0] + node["size"][0] for node in self.nodes) + 60
+        inner = {
+            "id": _identity(name),
+            "version": 1,
+            "state": {
+                "lastGroupId": 0,
+                "lastNodeId": len(self.nodes),
+                "lastLinkId": len(links),
+                "lastRerouteId": 0,
+            },
+            "revision": 0,
+            "config": {},
+            "name": name,
+            "inputNode": {"id": INPUT_NODE, "bounding": [-200, 0, 120, 60]},
+            "outputNode": {"id": OUTPUT_NODE, "bounding": [right, 0, 120, 40 + 20 * len(outputs)]},
+            "inputs": [_socket(name, input_name, kind, len(self.links) + 1)],
+            "outputs": outputs,
+            "widgets": [],
+            "nodes": self.nodes,
+            "groups": self.groups,
+            "links": links,
+            "extra": {},
+        }
+        outer = {
+            "id": 1,
+            "type": inner["id"],
+            "pos": [0, 0],
+            "size": [320, 60 + 26 * (len(widgets) + len(outputs))],
+            "flags": {},
+            "order": 0,
+            "mode": 0,
+            "inputs": [{"name": input_name, "type": kind, "link": None}],
+            "outputs": [{"name": socket["name"], "type": socket["type"], "links": []} for socket in outputs],
+            "properties": {"proxyWidgets": [[str(out.node), widget] for out, widget in widgets]},
+            "widgets_values": [],
+        }
+        content = {
+            "revision": 0,
+            "last_node_id": 1,
+            "last_link_id": 0,
+            "nodes": [outer],
+            "links": [],
+            "version": 0.4,
+            "definitions": {"subgraphs": [inner]},
+            "extra": {"BlueprintDescription": text},
+        }
+        folder = ROOT / "subgraphs"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
 
     def _place(self, number, kind, title, slots, outputs, values, width, height, **look):
         node = {"id": number, "type": kind, "pos": [self.x, self.y], "size": [width, height], "flags": {},
@@ -117,6 +192,14 @@ class Workflow:
         self.links.append([number, source.node, source.slot, node, slot, source.type])
         self.nodes[source.node - 1]["outputs"][source.slot]["links"].append(number)
         return number
+
+
+def _identity(name: str) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"h-space-steering/{name}"))
+
+
+def _socket(blueprint: str, name: str, kind: str, link: int) -> dict:
+    return {"id": _identity(f"{blueprint}/{name}"), "name": name, "type": kind, "linkIds": [link]}
 
 
 def _is_widget(spec) -> bool:
