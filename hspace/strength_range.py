@@ -36,7 +36,8 @@ SATURATES, BREAKS = "strength_saturates", "strength_breaks"
 
 @dataclass(frozen=True)
 class Row:
-    """What the model says of its images at one strength: the share with the concept, and their relative loss."""
+    """What the model says of its images at one strength: the share with the concept, and their loss under the better of the
+    two prompts, relative to that of unsteered images."""
 
     strength: float
     concept: float
@@ -51,10 +52,15 @@ class StrengthRange:
 
     @property
     def saturates(self) -> float | None:
-        """The least strength with nearly as much of the concept as any that breaks nothing; None where none has any."""
-        sound = [row for row in self.rows[1:] if row.loss < BROKEN]
+        """The least strength with nearly as much of the concept as any that breaks nothing.
+
+        None where none has any, and where the unsteered images have as much: of "no weapon" the model cannot be asked, for
+        it finds the prompt without weapons the better one for its own images, armed or not.
+        """
+        sound = [row for row in self.rows if row.loss < BROKEN]
         most = max((row.concept for row in sound), default=0.0)
-        return next((row.strength for row in sound if most and row.concept >= SATURATED * most), None)
+        strength = next((row.strength for row in sound if most and row.concept >= SATURATED * most), None)
+        return strength or None
 
     @property
     def breaks(self) -> float | None:
@@ -103,10 +109,10 @@ def measure_range(learner: Learner, shape: tuple[int, int, int]) -> StrengthRang
         for strength in (0.0, *STRENGTHS):
             comfy.model_management.throw_exception_if_processing_interrupted()
             without, with_concept = _losses(learner, shape, strength)
-            if unsteered is None:
-                unsteered = (without if "concept" in learner.conds else with_concept).mean()
+            best = min(without.mean().item(), with_concept.mean().item())
+            unsteered = unsteered or best
             share = (with_concept < without).double().mean().item()
-            rows.append(Row(strength, share, (with_concept.mean() / unsteered).item()))
+            rows.append(Row(strength, share, best / unsteered))
             if rows[-1].loss >= BROKEN:
                 break
     return StrengthRange(tuple(rows))

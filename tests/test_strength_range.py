@@ -25,6 +25,7 @@ def rows(*values):
         (rows((0, 0.0, 1.0), (2, 0.95, 1.1), (4, 1.0, 1.2)), "the concept is there from strength 2 on"),
         (rows((0, 0.0, 1.0), (2, 0.0, 1.5)), "images begin to break at 2"),
         (rows((0, 0.0, 1.0), (2, 0.0, 1.0)), ""),
+        (rows((0, 0.95, 1.0), (2, 1.0, 1.0)), ""),  # had it anyway
     ],
 )  # fmt: skip
 def test_where_it_begins_and_ends(measured, text):
