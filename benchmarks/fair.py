@@ -30,10 +30,10 @@ from .responsible import (
 from .shipped_vectors import TASKS, calibrate
 
 CLASSES = {"gender": len(GENDERS), "skin tone": len(SKIN_TONES), "both": len(GENDERS) * len(SKIN_TONES)}
-METHODS = ("unsteered", "word in the prompt", "mean difference", "paper's vectors", "ours, random", "ours, balanced")
+METHODS = ("unsteered", "word in the prompt", "mean difference", "ours, random", "ours, balanced")
+PAPER_METHOD = "paper's vectors"
 CALIBRATION_IMAGES = 24
 SHOWN_CFG = 4.0
-GENDER_ONLY = ("paper's vectors",)  # minutes a vector
 
 
 def main() -> None:
@@ -43,16 +43,21 @@ def main() -> None:
     parser.add_argument(
         "--cfg", type=float, action="append", help="default: 4 with all methods, 2 and 7 with ours only"
     )
+    parser.add_argument(
+        "--paper", action="store_true", help="also the paper's protocol for gender, which takes 20 minutes"
+    )
+    parser.add_argument("--attribute", choices=CLASSES, action="append", help="default: all")
     options = parser.parse_args()
     bench, results, shown = Bench(), [], {attribute: {} for attribute in CLASSES}
     for cfg in options.cfg or [SHOWN_CFG, 2.0, 7.0]:
         methods = METHODS if cfg == SHOWN_CFG else ("unsteered", "ours, balanced")
+        methods += (PAPER_METHOD,) if options.paper and cfg == SHOWN_CFG else ()
         plain = {p: draw_cell(bench, unnamed(p, options.images), cfg=cfg) for p in UNSEEN[: options.professions]}
-        for attribute in CLASSES:
+        for attribute in options.attribute or CLASSES:
             for method in methods:
                 if attribute == "both" and method == "mean difference":
                     continue
-                if attribute != "gender" and method in GENDER_ONLY:
+                if attribute != "gender" and method == PAPER_METHOD:
                     continue
                 result, images = run(bench, attribute, method, plain, cfg)
                 results.append(result)
@@ -122,7 +127,7 @@ def _placeholder(name: str) -> Direction:
 def expression(bench: Bench, attribute: str, method: str, seed: int) -> Concept:
     """The choice, or sum of choices, that a method steers with."""
     balanced = method != "ours, random"
-    find = {"mean difference": _mean_difference, "paper's vectors": _paper_vector}.get(method)
+    find = {"mean difference": _mean_difference, PAPER_METHOD: _paper_vector}.get(method)
     load = {"load": partial(find, bench)} if find else {}
     genders, tones = gender_choice(seed, balanced, **load), tone_choice(seed, balanced, **load)
     return {"gender": genders, "skin tone": tones}.get(attribute) or genders + tones
