@@ -46,14 +46,13 @@ def main() -> None:
     parser.add_argument(
         "--paper", action="store_true", help="also the paper's protocol for gender, which takes 20 minutes"
     )
-    parser.add_argument("--attribute", choices=CLASSES, action="append", help="default: all")
     options = parser.parse_args()
     bench, results, shown = Bench(), [], {attribute: {} for attribute in CLASSES}
     for cfg in options.cfg or [SHOWN_CFG, 2.0, 7.0]:
         methods = METHODS if cfg == SHOWN_CFG else ("unsteered", "ours, balanced")
         methods += (PAPER_METHOD,) if options.paper and cfg == SHOWN_CFG else ()
         plain = {p: draw_cell(bench, unnamed(p, options.images), cfg=cfg) for p in UNSEEN[: options.professions]}
-        for attribute in options.attribute or CLASSES:
+        for attribute in CLASSES:
             for method in methods:
                 if attribute == "both" and method == "mean difference":
                     continue

@@ -17,7 +17,6 @@ from comfy_server import ROOT, Server, running_server
 
 WORKFLOW = ROOT / "workflows" / "discover_and_steer.json"
 OUTPUT = ROOT / "output" / "demo"
-IN_STRIP = 8
 PROFESSION, GENDER = "judge", 1
 
 
@@ -57,7 +56,7 @@ def main() -> None:
                 f"ComfyUI is up after {time.monotonic() - began:.1f} s; running {WORKFLOW.relative_to(ROOT)}",
                 flush=True,
             )
-            outputs = run(server)
+            images = run(server)
     except ModuleNotFoundError as error:
         raise SystemExit(
             f"\n{error}: install it into this Python (`pip install {error.name}`), or unset COMFYUI_PATH."
@@ -66,52 +65,46 @@ def main() -> None:
         raise SystemExit(
             f"\nThe demo failed: {error}\nRun it again with a clean `make setup`, or report this message."
         ) from error
-    rates = judge(outputs)
+    rates = judge(images)
     for name, (concept, profession) in rates.items():
         print(
-            f"{name:>10}: {100 * concept:5.1f} % women, {100 * profession:5.1f} % still a {PROFESSION} ({outputs['count']} images)"
+            f"{name:>10}: {100 * concept:5.1f} % women, {100 * profession:5.1f} % still a {PROFESSION} ({len(images[name])} images)"
         )
     print(f"All in all {time.monotonic() - began:.0f} s. Look at {OUTPUT.relative_to(ROOT)}/strip.png")
 
 
 def run(server: Server) -> dict:
-    """Queue the workflow, collect its files in OUTPUT; returns the image files by name."""
+    """Queue the workflow, collect its files in OUTPUT; returns the images by name."""
+    from paired_strip import paired_strip
+    from PIL import Image
+
     prompt = server.convert(WORKFLOW)
     terminal = Terminal(prompt)
     server.run(prompt, on_event=terminal)
     shutil.rmtree(OUTPUT, ignore_errors=True)
     OUTPUT.mkdir(parents=True)
-    images = {name: sorted((server.output / "demo").glob(f"{name}_*.png")) for name in ("unsteered", "steered")}
+    images = {
+        name: [Image.open(file).convert("RGB") for file in sorted((server.output / "demo").glob(f"{name}_*.png"))]
+        for name in ("unsteered", "steered")
+    }
     (vector,) = (server.base / "models" / "concept_vectors" / "demo").glob("*.safetensors")
     (plot,) = (server.output / "demo").glob("loss_plot_*.png")
     shutil.copy(vector, OUTPUT / "woman.safetensors")
     shutil.copy(plot, OUTPUT / "loss_plot.png")
-    tensors = {name: load_images(files) for name, files in images.items()}
-    save_strip(tensors)
+    paired_strip([images["unsteered"], images["steered"]]).save(OUTPUT / "strip.png")
     (OUTPUT / "seconds.json").write_text(json.dumps(terminal.seconds, indent=1) + "\n")
-    return {**tensors, "count": len(images["steered"])}
+    return images
 
 
-def load_images(files: list[Path]):
-    """IMAGE tensor of PNG files."""
+def as_tensor(images: list):
+    """IMAGE tensor of RGB pictures of Pillow."""
     import numpy as np
     import torch
-    from PIL import Image
 
-    return torch.from_numpy(np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])).float() / 255
-
-
-def save_strip(images: dict) -> None:
-    """Unsteered above, steered below, same seed in each column."""
-    import torch
-    from PIL import Image
-
-    rows = [torch.cat(list(images[name][:IN_STRIP]), dim=1) for name in ("unsteered", "steered")]
-    pixels = (torch.cat(rows) * 255).round().byte().numpy()
-    Image.fromarray(pixels).resize((pixels.shape[1] * 2, pixels.shape[0] * 2), Image.LANCZOS).save(OUTPUT / "strip.png")
+    return torch.from_numpy(np.stack([np.asarray(image) for image in images])).float() / 255
 
 
-def judge(outputs: dict) -> dict[str, tuple[float, float]]:
+def judge(images: dict) -> dict[str, tuple[float, float]]:
     """Shares of women and of recognised professions, by the demo model's classifier."""
     run_module.add_comfyui_to_path()
     run_module.load_pack()
@@ -120,7 +113,7 @@ def judge(outputs: dict) -> dict[str, tuple[float, float]]:
 
     rates = {}
     for name in ("unsteered", "steered"):
-        seen = classify(load_classifier(), outputs[name])
+        seen = classify(load_classifier(), as_tensor(images[name]))
         rates[name] = tuple((found == value).double().mean().item()
                             for found, value in ((seen.gender, GENDER), (seen.profession, PROFESSION_INDEX[PROFESSION])))  # fmt: skip
     return rates

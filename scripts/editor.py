@@ -71,6 +71,17 @@ class Editor:
         """Run one of the editor's commands."""
         self.page.evaluate("name => app.extensionManager.command.execute(name)", name)
 
+    def open_search(self) -> None:
+        """The node search, ready to be typed into."""
+        self.command("Workspace.SearchBox.Toggle")
+        self.page.wait_for_function("() => document.activeElement.tagName === 'INPUT'")
+
+    def search(self, typed: str, name: str) -> None:
+        """Type into the open node search, and wait for a result with that name."""
+        self.page.keyboard.press("Control+A")
+        self.page.keyboard.type(typed)
+        self.page.get_by_role("option").filter(has_text=name).first.wait_for(timeout=15_000)
+
     def set_widget(self, kind: str, widget: str, value) -> None:
         """Type a value into a widget of every node of a kind."""
         self.page.evaluate(

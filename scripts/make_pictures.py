@@ -13,12 +13,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 from comfy_server import ROOT, Server, running_server
 from editor import SIZE, Editor, open_editor
+from paired_strip import paired_strip
 from PIL import Image, ImageDraw
 
 WORKFLOWS = ROOT / "workflows"
 NODE_PICTURES = ROOT / "web" / "docs" / "images"
 SIDE = 512  # pixels of a thumbnail
-PER_ROW, ROWS, IN_STRIP = 4, 2, 8
+PER_ROW, ROWS = 4, 2
 NODE_SCALE = 1.3
 MARGIN = 14
 
@@ -32,7 +33,7 @@ def main() -> None:
             )
             save(thumbnail(pictures, images), WORKFLOWS / f"{workflow.stem}.jpg")
             if workflow.stem == "discover_and_steer":
-                save(pairs(pictures), ROOT / "docs" / "strip.jpg")
+                save(paired_strip(pictures), ROOT / "docs" / "strip.jpg")
                 bottom = editor.fit()
                 save(screenshot(editor, [0, 0, SIZE["width"], bottom]), ROOT / "docs" / "editor.jpg")
         NODE_PICTURES.mkdir(exist_ok=True)
@@ -72,16 +73,6 @@ def thumbnail(columns: list[list[Image.Image]], images: int) -> Image.Image:
             row, column = divmod(number, PER_ROW)
             sheet.paste(image.resize((cell, cell)), (column * cell, (half * ROWS + row) * cell))
     ImageDraw.Draw(sheet).line([(0, SIDE // 2), (SIDE, SIDE // 2)], fill="#3f789e", width=5)
-    return sheet
-
-
-def pairs(columns: list[list[Image.Image]]) -> Image.Image:
-    """Plain images above, steered ones of the same seeds below, at twice their size."""
-    side = 2 * columns[0][0].width
-    sheet = Image.new("RGB", (IN_STRIP * side, 2 * side))
-    for row, images in enumerate(columns):
-        for number, image in enumerate(images[:IN_STRIP]):
-            sheet.paste(image.resize((side, side), Image.Resampling.LANCZOS), (number * side, row * side))
     return sheet
 
 

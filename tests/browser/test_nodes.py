@@ -10,19 +10,19 @@ SEARCHES = {
     "concept": {"Discover Concept Direction", "Add Concepts", "Load Concept Vector", "Concepts from Prompt"},
     "steer": {"Apply H-Space Steering"},
     "h-space": {"Apply H-Space Steering"},
+    "fair": {"Fair generation, less bias (H-Space)"},
+    "bias": {"Fair generation, less bias (H-Space)"},
+    "safe": {"Safe generation (H-Space)"},
+    "slider": {"Concept slider (H-Space)"},
     "hspace": {"Discover Concept Direction", "Apply H-Space Steering", "Prompt Rule", "Label Strip"},
 }
 
 
 def test_search_finds_what_people_type(editor):
-    page = editor.page
-    editor.command("Workspace.SearchBox.Toggle")
-    page.wait_for_function("() => document.activeElement.tagName === 'INPUT'")
+    editor.open_search()
     for typed, wanted in SEARCHES.items():
-        page.keyboard.press("Control+A")
-        page.keyboard.type(typed)
         for name in wanted:
-            page.get_by_role("option").filter(has_text=name).first.wait_for(timeout=15_000)
+            editor.search(typed, name)
     editor.open()
 
 
