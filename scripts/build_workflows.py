@@ -16,6 +16,7 @@ from workflow_builder import ROW, TITLE_HEIGHT, Out, Workflow
 
 STRENGTH = 1.0
 SAMPLER_BOX = (320, 500)  # with room for the live preview
+LOAD_BOX = (300, 110)  # with room for the line that says at which strengths the vector is of use
 SAMPLING = {"steps": 20, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal"}
 
 
@@ -102,7 +103,7 @@ def _demo_model(flow: Workflow) -> tuple[Out, Out, Out]:
 
 def _load(flow: Workflow, name: str) -> Out:
     (vector,) = flow.add(
-        "HSpaceLoadConcept", name.replace("_", " "), (300, 60), concept_name=f"emoji_{name}.safetensors"
+        "HSpaceLoadConcept", name.replace("_", " "), LOAD_BOX, concept_name=f"emoji_{name}.safetensors"
     )
     return vector
 
