@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -27,6 +28,9 @@ ARMED_FOUND_ON, ARMED_STEERED_ON = list(ARMED)[::2], list(ARMED)[1::2]
 
 DRAWING_DTYPE = torch.bfloat16
 """Of U-Net and VAE while images are drawn to be judged: half the time where the CPU has instructions for it."""
+
+Steer = Callable[..., object]
+"""`steer(model, strength=...)`: a ModelPatcher that is steered by other means than a concept."""
 
 PAPER = {"method": "paper", "sample_count": 1000, "steps": 2500, "batch_size": 8, "learning_rate": 0.1}
 """Discovery as published (Li et al., section 4): 80,000 evaluations at 20 sampling steps."""
@@ -92,12 +96,13 @@ class Bench:
         model.set_model_compute_dtype(DRAWING_DTYPE)  # on a CPU, ComfyUI would compute in float32
         return model, self.parts[1], load_vae(DRAWING_DTYPE)
 
-    def draw(self, prompts: list[str], seeds: list[int], concept: Concept | None = None, strength: float = 1.0,
+    def draw(self, prompts: list[str], seeds: list[int], concept: Concept | Steer | None = None, strength: float = 1.0,
              **options) -> torch.Tensor:  # fmt: skip
         """IMAGE `[len(prompts), 128, 128, 3]` of prompt i and seed i, steered where there is a concept."""
         model, clip, vae = self.drawing_parts
         if concept is not None and strength:
-            model = apply_steering(model, concept, strength)
+            steer = partial(apply_steering, concept=concept) if isinstance(concept, Concept) else concept
+            model = steer(model, strength=strength)
         return draw(model, clip, vae, prompts, seeds, **options).clone()
 
     @cached_property

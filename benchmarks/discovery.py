@@ -16,7 +16,16 @@ import time
 
 import torch
 
-from ..demo.captions import ARMED, MOSTLY_MEN, MOSTLY_WOMEN, SKIN_TONES, caption
+from ..demo.captions import (
+    ARMED,
+    GENDERS,
+    MOSTLY_MEN,
+    MOSTLY_WOMEN,
+    PROFESSION_INDEX,
+    SKIN_TONES,
+    STYLES,
+    caption,
+)
 from ..demo.classifier import classify
 from .common import (
     FOUND_ON,
@@ -30,15 +39,18 @@ from .common import (
     attribute_task,
     markdown_table,
     mean_psnr,
-    shares,
     write_json,
 )
 from .discovery_methods import METHODS
+from .style_judge import StyleJudge
 
-STRENGTHS = (0.5, 1.0, 1.5, 2.0)
+STRENGTHS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 _WOMEN = list(MOSTLY_WOMEN)
 _HARMLESS = [name for name in MOSTLY_MEN if name not in ARMED]
 _BOTH = [*FOUND_ON, *_WOMEN[::2]], [*STEERED_ON, *_WOMEN[1::2]]
+_PEOPLE = [{"gender": g, "skin_tone": t} for t in range(len(SKIN_TONES)) for g in range(len(GENDERS))]
+_PEOPLE_FOUND_ON = [person for person in _PEOPLE if (person["gender"] + person["skin_tone"]) % 2 == 0]
+_PEOPLE_STEERED_ON = [person for person in _PEOPLE if person not in _PEOPLE_FOUND_ON]
 
 
 def _task(name: str, attribute: str, value: int, found_on: list[str], steered_on: list[str]) -> Task:
@@ -56,6 +68,18 @@ CONCEPTS = {
         "weapon", 1, _HARMLESS[1::2], {"weapon": True},
     ),
     **{f"{tone} skin": _task(f"{tone} skin", "skin_tone", number, *_BOTH) for number, tone in enumerate(SKIN_TONES)},
+    "firefighter": Task(
+        "firefighter",
+        [caption("firefighter", **person) for person in _PEOPLE_FOUND_ON],
+        [caption(**person) for person in _PEOPLE_FOUND_ON],
+        "profession", PROFESSION_INDEX["firefighter"], [], {},
+    ),
+    "twemoji style": Task(
+        "twemoji style",
+        [caption(p, style=STYLES.index("twemoji")) for p in _BOTH[0]],
+        [caption(p) for p in _BOTH[0]],
+        "style", STYLES.index("twemoji"), _BOTH[1], {},
+    ),
 }  # fmt: skip
 
 
@@ -99,18 +123,36 @@ def run(bench: Bench, method: str, concept: str, seed: int, images: int) -> dict
 
 
 _unsteered: dict[str, torch.Tensor] = {}
+_style_judges: list[StyleJudge] = []
 
 
-def measure(bench: Bench, task: Task, direction, strength: float, images: int) -> dict[str, float]:
-    """Concept rate, fidelity, and PSNR to the unsteered images of the same seeds in dB, over unseen professions."""
-    professions = [task.steered_on[i % len(task.steered_on)] for i in range(images)]
-    prompts, seeds = [caption(p) for p in professions], [5000 + i for i in range(images)]
+def measure(bench: Bench, task: Task, found, strength: float, images: int) -> dict[str, float]:
+    """Concept rate, fidelity, and PSNR to the unsteered images of the same seeds in dB, over prompts not learnt on.
+
+    Fidelity is the share whose profession is still recognised; where the concept is a profession, the share that still
+    has gender and skin tone of its prompt.
+    """
+    people = [{"profession": p} for p in task.steered_on] or _PEOPLE_STEERED_ON
+    people = [people[i % len(people)] for i in range(images)]
+    prompts, seeds = [caption(**person) for person in people], [5000 + i for i in range(images)]
     if task.name not in _unsteered:
         _unsteered[task.name] = bench.draw(prompts, seeds)
-    drawn = bench.draw(prompts, seeds, direction, strength)
+    drawn = bench.draw(prompts, seeds, found, strength)
+    seen = classify(bench.judge, drawn)
+    if task.attribute == "style":
+        if not _style_judges:
+            _style_judges.append(StyleJudge(bench))
+        concept = _style_judges[0](drawn)
+    else:
+        concept = getattr(seen, task.attribute)
+    kept = torch.ones(images, dtype=torch.bool)
+    for key in people[0]:
+        indices = [PROFESSION_INDEX[person[key]] if key == "profession" else person[key] for person in people]
+        kept &= getattr(seen, key) == torch.tensor(indices)
     return {
         "strength": strength,
-        **shares(classify(bench.judge, drawn), task, professions),
+        "concept": (concept == task.value).double().mean().item(),
+        "profession": kept.double().mean().item(),
         "psnr": mean_psnr(drawn, _unsteered[task.name]),
     }
 

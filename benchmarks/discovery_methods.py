@@ -6,16 +6,18 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable
+from functools import partial
 from unittest.mock import patch
 
 import torch
 
-from ..hspace import learner, states
+from ..hspace import discovery, learner, states
 from ..hspace.concept import Direction
 from ..hspace.objective import mean_square
 from ..hspace.settings import DiscoverySettings
 from .baselines import mean_difference
-from .common import PAPER, Bench, Task
+from .common import PAPER, Bench, Steer, Task
+from .rivals import RESPODIFF, SLIDER, learn_respodiff, learn_slider, with_slider
 
 MEAN_DIFFERENCE_IMAGES = 64
 
@@ -36,10 +38,10 @@ class Method:
     own_samples: bool = False
     overrides: tuple = ()
     after: Callable[[torch.Tensor], torch.Tensor] | None = None
-    find: Callable[[Bench, Task, int], tuple[Direction, int]] | None = None
+    find: Callable[[Bench, Task, int], tuple[Direction | Steer, int]] | None = None
 
-    def __call__(self, bench: Bench, task: Task, seed: int) -> tuple[Direction, int, float]:
-        """The direction, U-Net sample evaluations (images included), and seconds."""
+    def __call__(self, bench: Bench, task: Task, seed: int) -> tuple[Direction | Steer, int, float]:
+        """What was found, U-Net sample evaluations (images included), and seconds."""
         began = time.perf_counter()
         if self.find:
             direction, evaluations = self.find(bench, task, seed)
@@ -81,6 +83,13 @@ def _mean_difference(bench: Bench, task: Task, seed: int) -> tuple[Direction, in
     return direction, MEAN_DIFFERENCE_IMAGES * 20 * 3
 
 
+def _slider(bench: Bench, task: Task, seed: int) -> tuple[Steer, int]:
+    found: dict[str, torch.Tensor] = {}
+    with patch.object(discovery, "roll_out", partial(learn_slider, found)):
+        result, _ = bench.discover(task, seed=seed, **SLIDER)
+    return partial(with_slider, found=found), result.evaluations
+
+
 def _spatial_mean(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.mean((1, 2), keepdim=True).expand_as(tensor).contiguous()
 
@@ -109,6 +118,8 @@ METHODS = {
     "default, paths without guidance": Method({"calibrate": True}, overrides=((states, "ROLL_OUT_CFG", 1.0),)),
     "default, spatial mean only": Method({"calibrate": True}, after=_spatial_mean),
     "mean difference": Method(find=_mean_difference),
+    "RespoDiff's concept module": Method(RESPODIFF, overrides=(_UNWEIGHTED, (discovery, "roll_out", learn_respodiff))),
+    "Concept Slider (LoRA)": Method(find=_slider),
 }
 """Each method with what it changes. "+" is one change to the method above it; all but the first cost 5,000 evaluations
 unless they say otherwise."""

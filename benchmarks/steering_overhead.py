@@ -1,5 +1,5 @@
 """What steering costs per sampling step: a full-width SD 1.5 U-Net with random weights, and the demo model with a batch,
-steered and unsteered in turn.
+unsteered, steered by one direction and by six in turn, in bfloat16.
 
 `run_module.py benchmarks.steering_overhead` writes benchmarks/results/steering_overhead.md. Peak memory is that of torch's
 allocator, on CUDA or on the CPU, in steps of their own that are not timed.
@@ -18,14 +18,15 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.samplers
 import comfy.supported_models
+import numpy as np
 import torch
 
-from ..demo.loader import load_demo_model
 from ..demo.training.common import initialise
 from ..hspace.concept import Direction, Sum
 from ..hspace.site import find_site
 from ..hspace.steering import apply_steering
-from .common import RESULTS, markdown_table
+from .common import DRAWING_DTYPE, RESULTS, Bench, markdown_table
+from .responsible import BOOTSTRAPS
 
 SD15 = {
     "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320, "num_res_blocks": [2, 2, 2, 2],
@@ -55,19 +56,19 @@ class TimedGuider(comfy.samplers.CFGGuider):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, action="append", help="default: 256 and 512")
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--repeats", type=int, default=21)
     options = parser.parse_args()
     with torch.inference_mode():
         model = sd15()
-        rows = [
-            row for size in options.size or [256, 512] for row in measure("SD 1.5", model, size, 1, options.repeats)
-        ]
-        rows += measure("demo model", load_demo_model()[0], 128, 16, 3 * options.repeats)
+        rows = measure("demo model", Bench().drawing_parts[0], 128, 16, options.repeats, steps=10)
+        for size in options.size or [256, 512]:
+            rows += measure("SD 1.5", model, size, 1, options.repeats)
     where = comfy.model_management.get_torch_device_name(comfy.model_management.get_torch_device())
     text = (
         f"# Overhead of steering on {where}\n\n"
-        f"SD 1.5 at full width with random weights, and the demo model; CFG. Medians of {options.repeats} steps each (three "
-        "times as many on the demo model), taken in turn in one run.\n\n"
+        "SD 1.5 at full width with random weights, and the demo model; CFG, bfloat16. Medians of "
+        f"{options.repeats} runs of one step each (of ten on the demo model), taken in turn, and 95 % bootstrap intervals of "
+        "their ratio. The first step of a run also works out what is to be added in all of them.\n\n"
         + markdown_table(
             ["model", "images", "steered by", "plain, s", "steered, s", "ratio of medians", "extra peak memory"], rows
         )
@@ -79,31 +80,45 @@ def main() -> None:
 def sd15() -> comfy.model_patcher.ModelPatcher:
     """A ModelPatcher around the whole U-Net of SD 1.5."""
     config = comfy.supported_models.SD15(SD15)
-    config.set_inference_dtype(comfy.model_management.unet_dtype(), None)
+    config.set_inference_dtype(DRAWING_DTYPE, None)
     model = config.get_model({})
     initialise(model.diffusion_model)
     device = comfy.model_management.get_torch_device()
     return comfy.model_patcher.ModelPatcher(model.eval(), load_device=device, offload_device=torch.device("cpu"))
 
 
-def measure(name: str, model, size: int, batch: int, repeats: int) -> list[list[str]]:
+def measure(name: str, model, size: int, batch: int, repeats: int, steps: int = 1) -> list[list[str]]:
     """Rows of the table for one model, image size and batch: one direction, and a sum of six."""
     site = find_site(model)
     shape = (site.channels, *site.map_size(size // 8, size // 8))
     directions = [Direction(torch.randn(shape), str(number), site.family) for number in range(6)]
     concepts = {"1 direction": directions[0], "6 directions": Sum(tuple((1.0, d) for d in directions))}
+    guiders = [TimedGuider(model), *(TimedGuider(apply_steering(model, c, 1.0)) for c in concepts.values())]
+    orders = itertools.cycle(itertools.permutations(guiders))
+    for order in itertools.islice(orders, repeats + 1):
+        # In turn and each round in another order, so that a drift of the machine hits all alike.
+        for guider in order:
+            _sample(guider, size, batch, steps)
+    plain_seconds, *steered_seconds = (guider.seconds[steps:] for guider in guiders)
+    plain_peak, *steered_peaks = (peak_bytes(partial(_sample, guider, size, batch, 1)) for guider in guiders)
     rows = []
-    for steered_by, concept in concepts.items():
-        guiders = [TimedGuider(model), TimedGuider(apply_steering(model, concept, 1.0))]
-        for turn in range(2 * (repeats + 1)):
-            # In turn, and each pair in the other order, so that a drift of the machine hits both alike.
-            _one_step(guiders[(turn + turn // 2) % 2], size, batch)
-        plain, steered = (statistics.median(guider.seconds[1:]) for guider in guiders)
-        peaks = [peak_bytes(partial(_one_step, guider, size, batch)) for guider in guiders]
-        memory = f"{(peaks[1] - peaks[0]) / 2**20:.2f} MB, {100 * (peaks[1] - peaks[0]) / model.model_size():.3f} % of the U-Net"
-        images = f"{batch} of {size} x {size}"
-        rows.append([name, images, steered_by, f"{plain:.3f}", f"{steered:.3f}", f"{steered / plain:.4f}", memory])
+    for steered_by, seconds, peak in zip(concepts, steered_seconds, steered_peaks, strict=True):
+        plain, steered = statistics.median(plain_seconds), statistics.median(seconds)
+        low, high = ratio_interval(plain_seconds, seconds)
+        extra = peak - plain_peak
+        memory = f"{extra / 2**20:.2f} MB, {100 * extra / model.model_size():.3f} % of the U-Net"
+        ratio = f"{steered / plain:.4f} ({low:.4f} to {high:.4f})"
+        rows.append([name, f"{batch} of {size} x {size}", steered_by, f"{plain:.3f}", f"{steered:.3f}", ratio, memory])
+        print(rows[-1], flush=True)
     return rows
+
+
+def ratio_interval(plain: list[float], steered: list[float]) -> tuple[float, float]:
+    """95 % interval of the ratio of medians, by bootstrap of the rounds (each has a step of both)."""
+    rounds = np.random.default_rng(0).integers(len(plain), size=(BOOTSTRAPS, len(plain)))
+    ratios = np.median(np.array(steered)[rounds], axis=1) / np.median(np.array(plain)[rounds], axis=1)
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def peak_bytes(run: Callable[[], None]) -> int:
@@ -119,13 +134,13 @@ def peak_bytes(run: Callable[[], None]) -> int:
     return max(itertools.accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
 
 
-def _one_step(guider: TimedGuider, size: int, batch: int) -> None:
+def _sample(guider: TimedGuider, size: int, batch: int, steps: int) -> None:
     width = guider.model_patcher.model.model_config.unet_config["context_dim"]
     conditioning = [[torch.zeros(1, 77, width), {}]]
     guider.set_conds(conditioning, conditioning)
     guider.set_cfg(4.0)
     latent = torch.zeros(batch, 4, size // 8, size // 8)
-    sigmas = torch.tensor([10.0, 0.0])
+    sigmas = torch.tensor([*torch.linspace(10.0, 1.0, steps).tolist(), 0.0])
     guider.sample(torch.randn_like(latent), latent, comfy.samplers.sampler_object("euler"), sigmas, disable_pbar=True)
 
 

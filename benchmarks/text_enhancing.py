@@ -11,7 +11,7 @@ import argparse
 import torch
 
 from ..demo.captions import GENDERS, SKIN_TONES, caption
-from ..hspace.prompt_rules import concepts_from_prompt, make_rule
+from ..hspace.prompt_rules import concepts_from_prompt, make_rule, without_wishes
 from .common import ARMED_STEERED_ON, RESULTS, Bench, markdown_table, percent, write_json
 from .pictures import image_rows
 from .responsible import (
@@ -32,6 +32,7 @@ WISHES = {
     "of any gender": ("gender", UNSEEN[:6]),
     "any skin tone": ("skin tone", UNSEEN[:6]),
 }
+METHODS = ("prompt alone", "prompt without the wish", "heard", "heard, wish removed")
 
 
 def main() -> None:
@@ -40,19 +41,19 @@ def main() -> None:
     options = parser.parse_args()
     bench, results, shown = Bench(), [], {}
     for wish, (kind, professions) in WISHES.items():
-        for heard in (False, True):
-            result, images = run(bench, wish, kind, professions, options.images, heard)
+        for method in METHODS:
+            result, images = run(bench, wish, kind, professions, options.images, method)
             results.append(result)
             write_json("text_enhancing", results)
-            shown[f"{professions[0]}, {wish}, {'heard' if heard else 'prompt alone'}"] = images
+            shown[f"{professions[0]}, {wish}, {method}"] = images
     (RESULTS / "text_enhancing.md").write_text(report(results, options.images))
     image_rows(shown, RESULTS / "text_enhancing.jpg")
 
 
 def run(
-    bench: Bench, wish: str, kind: str, professions: list[str], images: int, heard: bool
+    bench: Bench, wish: str, kind: str, professions: list[str], images: int, method: str
 ) -> tuple[dict, torch.Tensor]:
-    """One wish, the prompt alone or heard by the rules; its figures, and its images of the first profession."""
+    """One wish and method; its figures, and its images of the first profession."""
     groups, rows, shown = [], [], None
     for number, profession in enumerate(professions):
         prompt = f"{caption(profession)}, {wish}"
@@ -64,7 +65,8 @@ def run(
         concept, matched = concepts_from_prompt(prompt, rules)
         if not matched:
             raise RuntimeError(f"no rule hears '{prompt}'")
-        drawn = draw_cell(bench, [prompt] * images, concept if heard else None)
+        text = without_wishes(prompt, rules) if "remove" in method or "without" in method else prompt
+        drawn = draw_cell(bench, [text] * images, concept if "heard" in method else None)
         shown = drawn.images if shown is None else shown
         seen = {"weapon": drawn.seen.weapon, "gender": drawn.seen.gender, "skin tone": drawn.seen.skin_tone}
         groups.append(seen[kind])
@@ -76,20 +78,20 @@ def run(
         deviation, low, high = mean_deviation(groups, len(GENDERS) if kind == "gender" else len(SKIN_TONES))
         outcome = f"{kind} deviation {deviation:.3f} ({low:.3f} to {high:.3f})"
     recognised = sum(row["profession"] for row in rows) / len(rows)
-    result = {"wish": wish, "heard": heard, "outcome": outcome, "profession": recognised}
-    print(f"{wish:>22} {'heard' if heard else 'alone'}: {outcome}, profession {percent(recognised)}", flush=True)
+    result = {"wish": wish, "method": method, "outcome": outcome, "profession": recognised}
+    print(f"{wish:>22} {method}: {outcome}, profession {percent(recognised)}", flush=True)
     return result, shown
 
 
 def report(results: list[dict], images: int) -> str:
     """The Markdown page."""
-    rows = [[r["wish"], "Concepts from Prompt" if r["heard"] else "prompt alone", r["outcome"], percent(r["profession"])]
+    rows = [[r["wish"], r["method"], r["outcome"], percent(r["profession"])]
             for r in results]  # fmt: skip
     return (
         "# Responsible text-enhancing on the demo model\n\n"
         f"Prompts “<profession>, <wish>” for professions that no vector was found on, {images} images each, CFG 4, strength "
-        "1. The prompt is the same in both rows of a wish; the rules are the presets of Prompt Rule. The vocabulary of this "
-        "model's text encoder is small, so most words of a wish reach it as letters.\n\n"
+        "1. *Heard*: by Concepts from Prompt with the presets of Prompt Rule, and with `remove_matched` in the last row of a "
+        "wish. The vocabulary of this model's text encoder is small, so most words of a wish reach it as letters.\n\n"
         + markdown_table(["wish", "method", "outcome (95 % interval)", "profession recognised"], rows)
     )
 

@@ -265,3 +265,16 @@ def find_topic(topic: str, prompt: str) -> str | None:
 def normalise(prompt: str) -> str:
     """Straight quotes, single spaces."""
     return re.sub(r"\s+", " ", prompt.replace("\u2019", "'").replace("\u2018", "'").replace("\u2011", "-")).strip()
+
+
+def wish_spans(topic: str, text: str) -> list[tuple[int, int]]:
+    """Where normalised text calls for a preset topic, each with the whole list that it begins.
+
+    "no guns, knives or blood" refuses three things; without "no guns" it would ask for the other two.
+    """
+    if topic in _WORDS:
+        more = rf"(?:(?:no|any|other|a|an|the) )?(?:\w+ )?(?:{_WORDS[topic]})(?!\w)"
+    else:
+        more = rf"(?:(?:{_OPEN}) )?(?:{_ANY_NOUN})\b"
+    rest = re.compile(rf"(?:(?:,? (?:and|or|nor|&) |, ?|/){more})*", re.IGNORECASE)
+    return [(found.start(), rest.match(text, found.end()).end()) for found in _pattern(topic).finditer(text)]

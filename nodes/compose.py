@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..hspace.concept import Choice, Sum, Sweep
 from ..hspace.draws import parse_weights
-from ..hspace.prompt_rules import TOPICS, concepts_from_prompt, make_rule
+from ..hspace.prompt_rules import TOPICS, concepts_from_prompt, make_rule, without_wishes
 from .types import CATEGORY, ConceptRules, ConceptVector, SearchableNode
 
 CONCEPT_OUTPUT = "Connect to Apply H-Space Steering, or build further."
@@ -150,18 +150,21 @@ class ConceptsFromPrompt(SearchableNode):
             inputs=[
                 io.String.Input("prompt", multiline=True, tooltip="The prompt to read; connect the same text to CLIP Text Encode."),
                 ConceptRules.Input("rules", tooltip="From Prompt Rule."),
+                io.Boolean.Input("remove_matched", default=False, optional=True, tooltip="Take the wishes that matched out of "
+                                 "the prompt output where they stand by themselves ('a pilot, no weapon' -> 'a pilot'): "
+                                 "models tend to draw what they are told not to."),
             ],
             outputs=[
                 ConceptVector.Output(display_name="concept", tooltip="Sum of the concepts of all rules that match."),
                 io.String.Output(display_name="matched", tooltip="One line a match: topic, words found, concept. Empty if none."),
-                io.String.Output(display_name="prompt", tooltip="The prompt as it came in, for CLIP Text Encode."),
+                io.String.Output(display_name="prompt", tooltip="For CLIP Text Encode: the prompt as it came in, or without its wishes."),
             ],
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, prompt, rules) -> io.NodeOutput:
+    def execute(cls, prompt, rules, remove_matched=False) -> io.NodeOutput:
         concept, matched = concepts_from_prompt(prompt, rules)
-        return io.NodeOutput(concept, matched, prompt)
+        return io.NodeOutput(concept, matched, without_wishes(prompt, rules) if remove_matched else prompt)
 
 
 NODES = [AddConcepts, ChooseConcept, SweepConcept, PromptRule, ConceptsFromPrompt]

@@ -189,8 +189,8 @@ def responsible_prompt(flow: Workflow) -> None:
     flow.group("2. What a prompt may ask for", first)
     first = len(flow.nodes)
     flow.at(3)
-    concept, matched, prompt = flow.add("HSpaceConceptsFromPrompt", None, (320, 160), rules=rules,
-                                        prompt="a detective, either man or woman, no weapon")  # fmt: skip
+    concept, matched, prompt = flow.add("HSpaceConceptsFromPrompt", None, (320, 180), rules=rules,
+                                        prompt="a detective, either man or woman, no weapon", remove_matched=True)  # fmt: skip
     flow.add("PreviewAny", "What was found", (320, 120), source=matched)
     positive, negative = _prompts(flow, clip, prompt)
     (latent,) = flow.add("EmptyLatentImage", None, (320, 130), width=128, height=128, batch_size=8)

@@ -1,11 +1,12 @@
 """Prompt rules: presets against labelled prompts, custom phrases, and the nodes."""
 
+import re
 import time
 
 import pytest
 from hspace_steering.hspace.concept import Choice
-from hspace_steering.hspace.prompt_rules import concepts_from_prompt, make_rule
-from hspace_steering.hspace.topics import PRESETS, find_topic
+from hspace_steering.hspace.prompt_rules import concepts_from_prompt, make_rule, without_wishes
+from hspace_steering.hspace.topics import PRESETS, find_topic, normalise
 from hspace_test_helpers import ROOT, direction, run_node
 
 WOMAN, MAN, CALM = direction(name="woman"), direction(name="man", seed=1), direction(name="calm", seed=2)
@@ -85,3 +86,53 @@ def test_nodes():
     assert concept.directions() == (CALM, WOMAN)
     assert len(matched.splitlines()) == 2
     assert prompt == "a heroine, no violence"
+
+
+@pytest.mark.parametrize(("prompt", "left"), [
+    ("a detective, no weapon", "a detective"),
+    ("a pilot, either man or woman, oil on canvas", "a pilot, oil on canvas"),
+    ("a detective without any violence", "a detective"),
+    ("no guns, knives or blood, a knight", "a knight"),
+    ("a judge of any gender", "a judge"),
+    ("A doctor. Don't show blood or gore. Soft light.", "A doctor. Soft light."),
+    ("a knight (no violence:1.2), oil", "a knight, oil"),
+    ("crowd, peaceful, not a riot, no violence, dusk", "crowd, peaceful, not a riot, dusk"),
+    ("Sirens luring a ship, PG, neither sexual nor violent", "Sirens luring a ship"),
+    ("patients of every gender, ethnic origin and age", "patients"),
+    # Without these words there would be no sentence.
+    ("A photo of a man or a woman reading", "A photo of a man or a woman reading"),
+    ("let him or her wear a yellow coat", "let him or her wear a yellow coat"),
+    # Nothing matches, so not even spaces change.
+    ("a bloody  battle , no horses", "a bloody  battle , no horses"),
+])  # fmt: skip
+def test_wishes_are_taken_out_where_they_stand_by_themselves(prompt, left):
+    rules = tuple(make_rule(CALM, topic) for topic in PRESETS)
+    assert without_wishes(prompt, rules) == left
+
+
+def test_custom_phrases_are_taken_out():
+    rules = (make_rule(CALM, "custom", "keep it calm"),)
+    assert without_wishes("a heroine, keep it calm, dusk", rules) == "a heroine, dusk"
+
+
+def test_taking_wishes_out_never_leaves_half_a_refusal():
+    """What stays of a prompt says nothing that a wish in it refused: whole clauses go, or nothing does."""
+    rules = tuple(make_rule(CALM, topic) for topic in PRESETS)
+    for topics, prompt in labelled_prompts("prompts_seen.tsv"):
+        left = without_wishes(prompt, rules)
+        if topics & {"violence", "sexual"} and left != prompt:
+            assert not find_bare_refusals(prompt, left), (prompt, left)
+
+
+def find_bare_refusals(prompt: str, left: str) -> list[str]:
+    """Clauses that were not in the prompt as they are: pieces of one that a removal cut in two."""
+    clauses = {clause.strip().lower() for clause in re.split(r"[,;:.!?()\u2013\u2014]| - ", normalise(prompt))}
+    pieces = (clause.strip().lower() for clause in re.split(r"[,;:.!?()\u2013\u2014]| - ", left))
+    return [piece for piece in pieces if piece and not any(clause.startswith(piece) for clause in clauses)]
+
+
+def test_the_node_takes_wishes_out_only_when_asked():
+    (rules,) = run_node("HSpacePromptRule", concept=CALM, topic="violence")
+    text = "a heroine, no violence"
+    assert run_node("HSpaceConceptsFromPrompt", prompt=text, rules=rules)[2] == text
+    assert run_node("HSpaceConceptsFromPrompt", prompt=text, rules=rules, remove_matched=True)[2] == "a heroine"

@@ -32,13 +32,13 @@ PROMISED = {
     ),
     "HSpaceSweepConcept": ("Sweep Concept Strength", "concept from to", "CONCEPT_VECTOR"),
     "HSpacePromptRule": ("Prompt Rule", "concept topic phrases previous", "CONCEPT_RULES"),
-    "HSpaceConceptsFromPrompt": ("Concepts from Prompt", "prompt rules", "CONCEPT_VECTOR STRING STRING"),
+    "HSpaceConceptsFromPrompt": ("Concepts from Prompt", "prompt rules remove_matched", "CONCEPT_VECTOR STRING STRING"),
     "HSpaceConceptBalance": ("Concept Balance", "images clip clip_vision labels", "STRING IMAGE FLOAT"),
     "HSpaceLabelStrip": ("Label Strip", "images assignment", "IMAGE"),
     "HSpaceInspectConcept": ("Inspect Concept Vector", "concept compare", "STRING IMAGE"),
 }
 OPTIONAL = {
-    "compare", "samples", "avoid", "start_from", "preview_every", "calibrate", "measure_range", "mask", "hook_keyframes", "previous",
+    "compare", "samples", "avoid", "start_from", "preview_every", "calibrate", "measure_range", "remove_matched", "mask", "hook_keyframes", "previous",
     *(f"concept_{n}" for n in range(3, 7)),
 }  # fmt: skip
 

@@ -1,0 +1,141 @@
+"""What a user would pick instead of discovery: RespoDiff's concept module, and a Concept Slider.
+
+Both learn on states of a sampling run that is made anew for each step, which is what they pay for. They are written as
+what discovery calls `learn(learner, sigmas, noise)`, so that ComfyUI prepares model and prompts for them too.
+"""
+
+from __future__ import annotations
+
+import comfy.k_diffusion.sampling
+import comfy.samplers
+import torch
+from comfy.weight_adapter import LoRAAdapter
+
+from ..hspace import conditioning as cond
+from ..hspace.learner import Learner
+from ..hspace.objective import mean_square, prediction_scale, teacher_target
+from ..hspace.states import ROLL_OUT_CFG, SAMPLING_STEPS, generator_for, pairs_of_batch
+
+RESPODIFF = {"steps": 125, "guidance": 4.0, "batch_size": 8, "calibrate": False}
+SLIDER = {"steps": 125, "guidance": 4.0, "batch_size": 8, "calibrate": False}
+SLIDER_RANK, SLIDER_RATE = 4, 1e-3
+
+
+def learn_respodiff(learner: Learner, sigmas: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """RespoDiff's concept module (NeurIPS 2025): a roll-out under the base prompt, steered by the vector so far, and one
+    step towards the teacher of guidance 4 at the state where it stops."""
+    while not learner.finished:
+        pairs = pairs_of_batch(learner, noise.shape[0], learner.step)
+        x, sigma = _roll_out(learner, noise, pairs, steered=True)
+        learner.report(learner.teach(x, sigma, pairs))
+    return x
+
+
+def learn_slider(
+    found: dict[str, tuple[torch.Tensor, torch.Tensor]], learner: Learner, sigmas: torch.Tensor, noise: torch.Tensor
+) -> torch.Tensor:
+    """A Concept Slider (Gandikota et al., ECCV 2024): a LoRA of rank 4 on the attention layers.
+
+    Its loss is the distance to `base + g (concept - base)` on states of a run with the LoRA. `found` is filled with (up,
+    down) by layer.
+    """
+    lora = _Lora(learner.model.diffusion_model, learner.settings.seed)
+    learner.optimizer = torch.optim.AdamW(lora.parameters(), lr=SLIDER_RATE)
+    while not learner.finished:
+        pairs = pairs_of_batch(learner, noise.shape[0], learner.step)
+        with lora:
+            x, sigma = _roll_out(learner, noise, pairs, steered=False)
+        branches = {
+            role: cond.rows(conds, [pair % len(conds) for pair in pairs])
+            for role, conds in learner.conds.items()
+            if role != "unconditional"
+        }
+        with torch.no_grad():
+            seen = dict(zip(branches, learner.denoise(list(branches.values()), x, sigma), strict=True))
+        base = seen["base"]
+        target = teacher_target(base, seen.get("concept", base), learner.settings.guidance, seen.get("avoid"))
+        with torch.enable_grad(), lora:
+            # steered: with attention that has a backward; the vector itself stays zero
+            student = learner.denoise([branches["base"]], x, sigma, steered=True)[0]
+            scale = prediction_scale(learner.model.model_sampling, sigma)
+            errors = mean_square((student - target) * scale)
+            learner.evaluations += errors.shape[0]
+            learner.optimizer.zero_grad()
+            errors.mean().backward()
+            learner.optimizer.step()
+        learner.losses.append(errors.detach().mean().item())
+        learner.rms = 1.0
+        learner.report(student.detach())
+    found.update(lora.pairs())
+    return x
+
+
+def with_slider(model, found: dict[str, torch.Tensor], strength: float):
+    """A clone of `model` with the slider as the LoRA that it is."""
+    model = model.clone()
+    patches = {
+        f"diffusion_model.{name}.weight": LoRAAdapter(set(), (up, down, None, None, None, None))
+        for name, (up, down) in found.items()
+    }
+    if len(model.add_patches(patches, strength)) != len(patches):
+        raise RuntimeError("the slider does not fit the model")
+    return model
+
+
+def _roll_out(
+    learner: Learner, noise: torch.Tensor, pairs: list[int], steered: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A state of a sampling run under the base prompts with CFG, and its sigma `[B]`, at a step drawn at random."""
+    sampling = learner.model.model_sampling
+    sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", SAMPLING_STEPS).to(noise)
+    generator = generator_for(learner.settings.seed, 5, learner.step)
+    stop = int(torch.randint(SAMPLING_STEPS, (1,), generator=generator))
+    base = cond.rows(learner.conds["base"], pairs)
+
+    def denoiser(x, sigma, **_):
+        text, empty = learner.denoise([base, learner.conds["unconditional"]], x, sigma, steered=steered)
+        return empty + ROLL_OUT_CFG * (text - empty)
+
+    start = torch.randn(noise.shape, generator=generator).to(noise)
+    x = sampling.noise_scaling(sigmas[0], start, torch.zeros_like(start), True)
+    with torch.no_grad():
+        if stop:
+            x = comfy.k_diffusion.sampling.sample_euler(denoiser, x, sigmas[: stop + 1], disable=True)
+    return x, sigmas[stop].expand(noise.shape[0])
+
+
+class _Lora:
+    """Low-rank additions to the linear layers of all attention blocks, added while the block `with lora` runs."""
+
+    def __init__(self, unet: torch.nn.Module, seed: int):
+        generator = torch.Generator().manual_seed(seed)
+        self.weights: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.modules = {
+            name: module
+            for name, module in unet.named_modules()
+            if isinstance(module, torch.nn.Linear) and (".attn1." in name or ".attn2." in name)
+        }
+        for name, module in self.modules.items():
+            wide, narrow = module.weight.shape
+            down = torch.randn(SLIDER_RANK, narrow, generator=generator) / SLIDER_RANK
+            up = torch.zeros(wide, SLIDER_RANK)
+            self.weights[name] = up.requires_grad_(True), down.requires_grad_(True)
+        self.handles: list = []
+
+    def parameters(self) -> list[torch.Tensor]:
+        return [weight for pair in self.weights.values() for weight in pair]
+
+    def pairs(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        return {name: (up.detach(), down.detach()) for name, (up, down) in self.weights.items()}
+
+    def __enter__(self):
+        for name, module in self.modules.items():
+            up, down = self.weights[name]
+            self.handles.append(
+                module.register_forward_hook(lambda module, args, out, up=up, down=down: out + args[0] @ down.T @ up.T)
+            )
+        return self
+
+    def __exit__(self, *error):
+        while self.handles:
+            self.handles.pop().remove()
