@@ -94,7 +94,7 @@ def _spatial_mean(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.mean((1, 2), keepdim=True).expand_as(tensor).contiguous()
 
 
-_UNIFORM = (states, "LEARN_UNTIL", 1.0)
+_UNIFORM = (states, "LEARN_UNTIL", 0.98)
 _UNWEIGHTED = (learner, "relative_error", _unweighted)
 _NOISED = {"sample_count": 62, "steps": 104}  # 2,480 evaluations of images, 2,496 of learning
 

@@ -45,10 +45,10 @@ class TimedGuider(comfy.samplers.CFGGuider):
         self.seconds: list[float] = []
 
     def predict_noise(self, *args, **kwargs):
-        _synchronise()
+        synchronise()
         began = time.perf_counter()
         denoised = super().predict_noise(*args, **kwargs)
-        _synchronise()
+        synchronise()
         self.seconds.append(time.perf_counter() - began)
         return denoised
 
@@ -144,7 +144,7 @@ def _sample(guider: TimedGuider, size: int, batch: int, steps: int) -> None:
     guider.sample(torch.randn_like(latent), latent, comfy.samplers.sampler_object("euler"), sigmas, disable_pbar=True)
 
 
-def _synchronise() -> None:
+def synchronise() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 

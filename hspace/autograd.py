@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import contextmanager
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from .comfy_compat import map_cond
 
@@ -39,6 +41,34 @@ def gradients_through(module: torch.nn.Module):
 def _alias(tensor: torch.Tensor) -> torch.Tensor:
     alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
     return alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
+
+
+@contextmanager
+def recomputing(layers: Iterable[torch.nn.Module]):
+    """For the time of the block these layers keep only their inputs for the backward pass, which computes the rest again."""
+    patched: list[tuple[torch.nn.Module, object]] = []
+    try:
+        for layer in layers:
+            patched.append((layer, vars(layer).get("forward")))
+            layer.forward = _recomputed(layer.forward)
+        yield
+    finally:
+        for layer, original in reversed(patched):
+            if original is None:
+                del layer.forward
+            else:
+                layer.forward = original
+
+
+def _recomputed(forward):
+    def run(*args, **kwargs):
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        # transformer_options goes on to say which block runs; the second pass has to read what the first one read.
+        args = [dict(value) if isinstance(value, dict) else value for value in args]
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+    return run
 
 
 def to_normal(value):

@@ -24,6 +24,12 @@ def unet_of(model) -> torch.nn.Module:
     return getattr(unet, "_orig_mod", unet)  # torch.compile keeps the module there
 
 
+def decoder_layers(model) -> list[torch.nn.Module]:
+    """The residual and attention layers of the decoder of a BaseModel."""
+    unet = getattr(model.diffusion_model, "_orig_mod", model.diffusion_model)
+    return [layer for block in unet.output_blocks for layer in block]
+
+
 def is_unet(module: torch.nn.Module) -> bool:
     """Whether it is a U-Net of the Stable Diffusion kind."""
     return isinstance(module, UNetModel)

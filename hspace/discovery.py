@@ -26,13 +26,21 @@ import comfy.samplers
 import torch
 
 from . import conditioning as cond
-from .autograd import gradients_through, to_normal
+from .autograd import gradients_through, recomputing, to_normal
+from .comfy_compat import decoder_layers
 from .comparison import Comparison
 from .concept import Direction
 from .learner import Learner, Progress
 from .settings import DiscoverySettings
 from .site import find_site
-from .states import SAMPLING_STEPS, draw_samples, learn_from_samples, roll_out, roll_out_sigmas
+from .states import (
+    SAMPLING_STEPS,
+    by_size,
+    draw_samples,
+    learn_from_samples,
+    roll_out,
+    roll_out_sigmas,
+)
 from .steering import check_fits
 from .strength_range import StrengthRange, measure_range
 
@@ -41,14 +49,14 @@ CREATED_WITH = "H-Space Steering 0.1.0"
 
 @dataclass
 class Discovery:
-    """Result: the direction, the loss of every step, the images (LATENT values) it was learnt on or ended with.
+    """Result: the direction, the loss of every step, the images (batches of LATENT values) it was learnt on or ended with.
 
     `strengths` is None where they were not to be measured.
     """
 
     direction: Direction
     losses: list[float]
-    samples: torch.Tensor
+    samples: list[torch.Tensor]
     evaluations: int
     strengths: StrengthRange | None = None
 
@@ -66,7 +74,8 @@ class _DiscoverySampler(comfy.samplers.Sampler):
     def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None,
                disable_pbar=False):  # fmt: skip
         model = model_wrap.inner_model
-        with gradients_through(model):
+        recomputed = decoder_layers(model) if self.settings.gradient_checkpointing else []
+        with gradients_through(model), recomputing(recomputed):
             self.learner = Learner(
                 settings=self.settings,
                 model=model,
@@ -95,7 +104,7 @@ def discover(
     concept: list,
     base: list,
     settings: DiscoverySettings,
-    samples: torch.Tensor | None = None,
+    samples: torch.Tensor | list[torch.Tensor] | None = None,
     avoid: list | None = None,
     start_from: Direction | None = None,
     prompts: dict[str, str] | None = None,
@@ -108,7 +117,8 @@ def discover(
     Args:
         model: ModelPatcher; neither it nor its weights are changed.
         concept, base, avoid: CONDITIONING, one entry a pair.
-        samples: LATENT values `[N, C, h, w]` to learn from; image i belongs to pair i modulo the number of pairs.
+        samples: LATENT values `[N, C, h, w]` to learn from, or a list of such batches, of any sizes; image i belongs to pair
+            i modulo the number of pairs. The direction gets the map size of the size that most images have.
         start_from: continue from this direction, with its optimiser state where it has one.
         prompts: texts for the metadata, `concept_prompt` and `base_prompt`.
         listener: told after every step; may raise to stop.
@@ -127,6 +137,7 @@ def discover(
             "concept: the same prompt as base, so there is nothing to learn. Say the concept in one of them, or connect "
             "to avoid what it must lack."
         )
+    samples = [samples] if isinstance(samples, torch.Tensor) else samples
     shape = _latent_shape(model, settings, samples)
     height, width = site.map_size(*shape[1:])
     if start_from is None:
@@ -134,8 +145,8 @@ def discover(
     check_fits(start_from, site)
     evaluations = 0
     if samples is None and settings.method == "paper":
-        samples = draw_samples(model, concept, avoid, settings, shape)
-        evaluations = samples.shape[0] * SAMPLING_STEPS * 2
+        samples = [draw_samples(model, concept, avoid, settings, shape)]
+        evaluations = samples[0].shape[0] * SAMPLING_STEPS * 2
 
     learn = roll_out if samples is None else partial(learn_from_samples, samples=samples)
     roles = {"base": base} if same else {"base": base, "concept": concept}
@@ -168,24 +179,27 @@ def discover(
             keep_partial(direction())
         raise
     return Discovery(
-        direction(), sampler.learner.losses, drawn if samples is None else samples,
+        direction(), sampler.learner.losses, [drawn] if samples is None else samples,
         evaluations + sampler.learner.evaluations, sampler.strengths,
     )  # fmt: skip
 
 
-def _latent_shape(model, settings: DiscoverySettings, samples: torch.Tensor | None) -> tuple[int, int, int]:
+def _latent_shape(model, settings: DiscoverySettings, samples: list[torch.Tensor] | None) -> tuple[int, int, int]:
     channels = model.get_model_object("latent_format").latent_channels
     if samples is None:
         for key in ("width", "height"):
             if getattr(settings, key) < 64 or getattr(settings, key) % 8:
                 raise ValueError(f"{key}: {getattr(settings, key)} must be a multiple of 8, 64 at least.")
         return channels, settings.height // 8, settings.width // 8
-    if samples.ndim != 4 or samples.shape[1] != channels:
-        raise ValueError(
-            f"samples: latents of shape {list(samples.shape)} do not fit a model with {channels} latent channels; "
-            "encode the images with this model's VAE."
-        )
-    return tuple(samples.shape[1:])
+    if not sum(len(batch) for batch in samples):
+        raise ValueError("samples: there is no image in them; connect some, or nothing.")
+    for batch in samples:
+        if batch.ndim != 4 or batch.shape[1] != channels:
+            raise ValueError(
+                f"samples: latents of shape {list(batch.shape)} do not fit a model with {channels} latent channels; "
+                "encode the images with this model's VAE."
+            )
+    return tuple(by_size(samples)[0][0].shape[1:])
 
 
 def _metadata(site, settings: DiscoverySettings, shape, learner: Learner, evaluations: int, prompts, pairs: int,

@@ -24,6 +24,7 @@ class DiscoverySettings:
             that at strength 1 it goes no further than the concept prompt itself. Fitted to a guided teacher, vectors of
             concepts that are easy to explain overshoot.
         measure_range: measure the strengths between which the finished vector is of use (`strength_range`).
+        gradient_checkpointing: compute the decoder's activations again in the backward pass instead of keeping them.
     """
 
     name: str
@@ -38,6 +39,7 @@ class DiscoverySettings:
     seed: int = 0
     calibrate: bool = True
     measure_range: bool = False
+    gradient_checkpointing: bool = False
 
     def __post_init__(self):
         if not self.name.strip():

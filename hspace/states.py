@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import comfy.k_diffusion.sampling
 import comfy.model_management
 import comfy.sample
@@ -77,18 +79,29 @@ def roll_out(learner: Learner, sigmas: torch.Tensor, noise: torch.Tensor) -> tor
     return torch.cat(images)
 
 
-def learn_from_samples(learner: Learner, sigmas: torch.Tensor, noise: torch.Tensor, samples: torch.Tensor):
-    """Noised samples as x_t: the paper's objective, or the teacher's on given images."""
+def learn_from_samples(learner: Learner, sigmas: torch.Tensor, noise: torch.Tensor, samples: list[torch.Tensor]):
+    """Noised samples as x_t: the paper's objective, or the teacher's on given images. A batch is of one size."""
     settings, sampling = learner.settings, learner.model.model_sampling
-    latents = learner.model.process_latent_in(samples.clone()).to(noise)
+    groups = [
+        (learner.model.process_latent_in(latents.clone()).to(noise), places) for latents, places in by_size(samples)
+    ]
+    if len(groups) > 1 and any("c_concat" in one["model_conds"] for conds in learner.conds.values() for one in conds):
+        raise ValueError(
+            f"samples: images of {len(groups)} sizes, but this model's prompts carry an image of their own (inpainting), "
+            "which has one size. Connect images of one size."
+        )
+    counts = torch.tensor([float(len(places)) for _, places in groups])
     count = len(learner.conds["base"])
     same_pair = not all(cond.mergeable(conds) for conds in learner.conds.values())
     while not learner.finished:
         generator = generator_for(settings.seed, 3, learner.step)
+        group = int(torch.multinomial(counts, 1, generator=generator)) if len(groups) > 1 else 0
+        latents, places = groups[group]
         chosen = torch.randint(latents.shape[0], (settings.batch_size,), generator=generator)
+        pairs = places % count
         if same_pair:
-            chosen = chosen - chosen % count + chosen[0] % count
-            chosen = torch.where(chosen < latents.shape[0], chosen, chosen[0])
+            alike = (pairs == pairs[chosen[0]]).nonzero().flatten()
+            chosen = alike[chosen % len(alike)]
         u = torch.rand(settings.batch_size, generator=generator)
         if learner.distilled:
             strata = (torch.arange(settings.batch_size) + u) / settings.batch_size
@@ -99,10 +112,23 @@ def learn_from_samples(learner: Learner, sigmas: torch.Tensor, noise: torch.Tens
         x0 = latents[chosen.to(latents.device)]
         eps = torch.randn(x0.shape, generator=generator).to(noise)
         x = sampling.noise_scaling(sigma, eps, x0, False)
-        pairs = (chosen % count).tolist()
-        student = learner.teach(x, sigma, pairs) if learner.distilled else learner.reconstruct(x, sigma, pairs, x0)
-        learner.report(student)
-    return latents[: noise.shape[0]]
+        learn = learner.teach if learner.distilled else partial(learner.reconstruct, x0=x0)
+        learner.report(learn(x, sigma, pairs[chosen].tolist()))
+    return groups[0][0][: noise.shape[0]]
+
+
+def by_size(samples: list[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches of LATENT values `[n, C, h, w]`, one a size, the most frequent first; each with its images' places, int64
+    `[n]`, in the order in which all of them came."""
+    groups: dict[tuple[int, ...], tuple[list[torch.Tensor], list[int]]] = {}
+    place = 0
+    for batch in samples:
+        images, places = groups.setdefault(tuple(batch.shape[1:]), ([], []))
+        images.append(batch)
+        places.extend(range(place, place + batch.shape[0]))
+        place += batch.shape[0]
+    grouped = [(torch.cat(images), torch.tensor(places)) for images, places in groups.values()]
+    return sorted(grouped, key=lambda group: -len(group[1]))
 
 
 def draw_samples(model, concept: list, avoid: list | None, settings: DiscoverySettings, shape) -> torch.Tensor:

@@ -51,8 +51,8 @@ class DiscoverConcept(SearchableNode):
                 io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
                              tooltip="Same seed, same vector."),
                 io.Latent.Input("samples", optional=True, tooltip="Images of the concept to learn from: a KSampler's "
-                                "output, or your own pictures through VAE Encode. With several prompts, image i belongs "
-                                "to prompt i and starts again after the last."),
+                                "output, or your own pictures through VAE Encode; a list of latents may mix sizes. With "
+                                "several prompts, image i belongs to prompt i and starts again after the last."),
                 io.Conditioning.Input("avoid", optional=True, tooltip="What the concept must lack: images and teacher are "
                                       "led away from it. For 'no weapon' connect the same prompt to concept and base, and "
                                       "'with a weapon' here. One prompt, or one for each pair."),
@@ -67,29 +67,31 @@ class DiscoverConcept(SearchableNode):
                 io.Boolean.Input("measure_range", default=False, optional=True, tooltip="Afterwards, draw a few images at "
                                  "several strengths and note from which strength the concept is there and from which "
                                  "images begin to break. Takes a quarter longer."),
+                io.Boolean.Input("gradient_checkpointing", default=False, optional=True, tooltip="Keep less in memory while "
+                                 "learning and compute it again: for cards that run out of memory. The same vector, more "
+                                 "slowly."),
             ],
             outputs=[
                 ConceptVector.Output(display_name="concept", tooltip="The vector. Connect to Save and to Apply."),
                 io.Image.Output(display_name="loss_plot", tooltip="Loss over steps. It should fall and level out."),
-                io.Latent.Output(display_name="samples", tooltip="The images it was learnt on. Decode them to check that "
+                io.Latent.Output(display_name="samples", is_output_list=True, tooltip="The images it was learnt on. Decode them to check that "
                                  "they show the concept."),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
+            is_input_list=True,
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, model, concept, base, name, method, steps, batch_size, learning_rate, guidance, sample_count, width,
-                height, seed, samples=None, avoid=None, start_from=None, preview_every=50, calibrate=True,
-                measure_range=False) -> io.NodeOutput:  # fmt: skip
-        settings = DiscoverySettings(
-            name, method, steps, batch_size, learning_rate, guidance, sample_count, width, height, seed, calibrate,
-            measure_range,
-        )  # fmt: skip
-        monitor = ProgressMonitor(model, steps)
+    def execute(cls, concept, base, samples=None, avoid=None, **inputs) -> io.NodeOutput:
+        given = {key: single(key, values) for key, values in inputs.items()}
+        model, start_from = given.pop("model"), given.pop("start_from", None)
+        preview_every = given.pop("preview_every", 50)
+        settings = DiscoverySettings(**given)
+        monitor = ProgressMonitor(model, settings.steps)
         found = discover(
-            model, concept, base, settings,
-            samples=None if samples is None else latents_of(samples),
-            avoid=avoid,
+            model, joined(concept), joined(base), settings,
+            samples=samples and [latents_of(batch) for batch in samples],
+            avoid=avoid and joined(avoid),
             start_from=start_from,
             prompts=prompt_texts(cls.hidden.prompt, cls.hidden.unique_id),
             listener=monitor,
@@ -97,8 +99,24 @@ class DiscoverConcept(SearchableNode):
             compare_every=preview_every if monitor.shows_pictures else 0,
         )  # fmt: skip
         if text := range_text(found.direction.metadata):
-            show_on_node(f"{name}: {text}", cls.hidden.unique_id)
-        return io.NodeOutput(found.direction, loss_plot(found.losses, name), {"samples": found.samples})
+            show_on_node(f"{settings.name}: {text}", cls.hidden.unique_id)
+        latents = [{"samples": batch} for batch in found.samples]
+        return io.NodeOutput(found.direction, loss_plot(found.losses, settings.name), latents)
+
+
+def single(name: str, values: list):
+    """The value of an input that is none of those that may be lists."""
+    if len(values) != 1:
+        raise ValueError(
+            f"{name}: {len(values)} values came in as a list, and discovery finds one vector at a time. Only samples and the "
+            "prompts may be lists; use a node for each value."
+        )
+    return values[0]
+
+
+def joined(conditionings: list[list]) -> list:
+    """The prompts of a list of conditionings as one, as Conditioning (Combine) joins them."""
+    return [entry for conditioning in conditionings for entry in conditioning]
 
 
 def latents_of(samples: dict):

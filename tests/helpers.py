@@ -134,8 +134,11 @@ def run_node(node_id: str, **inputs):
         if not widget.optional and getattr(widget, "default", None) is not None
     }
     prepared = node.PREPARE_CLASS_CLONE({})
+    given = {**widgets, **inputs}
+    if node.GET_SCHEMA().is_input_list:
+        given = {key: [value] for key, value in given.items()}
     with torch.inference_mode():
-        return prepared.execute(**{**widgets, **inputs}).result
+        return prepared.execute(**given).result
 
 
 def running_server(**options):

@@ -14,6 +14,7 @@ from hspace_test_helpers import (
     TinyVPrediction,
     conditioning,
     direction,
+    node_classes,
     run_node,
     sample,
     tiny_model,
@@ -254,7 +255,7 @@ def test_node_outputs(vector_folder):
         "HSpaceDiscoverConcept", model=tiny_model(), concept=conditioning(1), base=conditioning(2), **FAST
     )
     assert plot.shape == (1, 512, 768, 3)
-    assert samples["samples"].shape[1:] == (4, 16, 16)
+    assert [batch["samples"].shape[1:] for batch in samples] == [(4, 16, 16)]
     assert {"base_model", "prediction_type", "final_loss", "seed", "method"} <= set(concept.metadata)
     (path,) = run_node("HSpaceSaveConcept", concept=concept, filename_prefix="mine/test")
     assert path == str(vector_folder / "mine" / "test.safetensors")
@@ -300,3 +301,94 @@ def test_metadata_says_that_the_model_was_patched():
     model.add_patches({key: ("diff", (torch.ones_like(model.model.state_dict()[key]),))})
     assert find(model).direction.metadata["model_patches"] == "1 weights (LoRA, merge ...)"
     assert "model_patches" not in find().direction.metadata
+
+
+@pytest.mark.parametrize("method", ["distilled", "paper"])
+def test_checkpointing_changes_no_bit_and_leaves_the_layers_as_they_were(method):
+    model = tiny_model()
+    kept = find(model, method=method)
+    recomputed = find(model, method=method, gradient_checkpointing=True)
+    assert torch.equal(kept.direction.tensor, recomputed.direction.tensor)
+    assert not any("forward" in vars(module) for module in model.model.modules())
+
+
+def test_checkpointing_shows_patches_the_block_that_runs():
+    """The backward pass runs layers a second time, when transformer_options has gone on to name later blocks."""
+    seen = {}
+    for checkpointing in (False, True):
+        blocks = []
+
+        def attend(n, context, value, options, blocks=blocks):
+            blocks.append((torch.is_grad_enabled(), options["block"]))
+            return n, context, value
+
+        model = tiny_model()
+        model.set_model_attn2_patch(attend)
+        find(model, steps=1, samples=torch.zeros(2, 4, 16, 16), gradient_checkpointing=checkpointing)
+        seen[checkpointing] = blocks
+    decoder = [entry for entry in seen[False] if entry[0] and entry[1][0] == "output"]
+    assert decoder
+    assert sorted(seen[True]) == sorted(seen[False] + decoder)
+
+
+def mixed_samples():
+    generator = torch.Generator().manual_seed(3)
+    return [torch.randn(shape, generator=generator) for shape in ((3, 4, 16, 16), (2, 4, 16, 24), (1, 4, 16, 16))]
+
+
+@pytest.mark.parametrize("method", ["distilled", "paper"])
+def test_samples_of_several_sizes(method):
+    found = find(method=method, steps=12, samples=mixed_samples(), concept=conditioning(1, entries=2),
+                 base=conditioning(2, entries=2))  # fmt: skip
+    assert found.direction.tensor.shape == (64, 8, 8)  # of the size that most images have
+    assert len(found.losses) == 12
+    one_by_one = [image for batch in mixed_samples() for image in batch.split(1)]
+    again = find(method=method, steps=12, samples=one_by_one, concept=conditioning(1, entries=2),
+                 base=conditioning(2, entries=2))  # fmt: skip
+    assert torch.equal(found.direction.tensor, again.direction.tensor)
+
+
+def test_every_size_and_pair_is_learnt_from():
+    """Image i belongs to pair i modulo the number of pairs, counted over all sizes; a batch is of one size."""
+    from hspace_steering.hspace import learner
+
+    seen = []
+
+    class Watch(learner.Learner):
+        def teach(self, x, sigma, pairs):
+            seen.append((tuple(x.shape[2:]), tuple(pairs)))
+            return super().teach(x, sigma, pairs)
+
+    from unittest.mock import patch
+
+    from hspace_steering.hspace import discovery
+
+    with patch.object(discovery, "Learner", Watch):
+        find(steps=40, samples=mixed_samples(), concept=conditioning(1, entries=3), base=conditioning(2, entries=3))
+    assert {pairs for size, pairs in seen if size == (16, 24)} <= {(0, 0), (0, 1), (1, 0), (1, 1)}
+    assert {pair for size, pairs in seen if size == (16, 24) for pair in pairs} == {0, 1}
+    assert {pair for size, pairs in seen if size == (16, 16) for pair in pairs} == {0, 1, 2}
+
+
+def test_several_sizes_do_not_fit_a_prompt_that_carries_an_image(monkeypatch):
+    import comfy.conds
+
+    model = tiny_model()
+    image = comfy.conds.CONDNoiseShape(torch.zeros(1, 5, 16, 16))
+    extra = model.model.extra_conds
+    monkeypatch.setattr(model.model, "extra_conds", lambda **given: {**extra(**given), "c_concat": image})
+    with pytest.raises(ValueError, match=r"samples: .*2 sizes"):
+        find(model, samples=mixed_samples())
+
+
+def test_lists_of_prompts_are_pairs_and_of_anything_else_an_error():
+    given = {"model": tiny_model(), "concept": conditioning(1), "base": conditioning(2), **FAST}
+    lists = {key: [value] for key, value in given.items()}
+    node = node_classes()["HSpaceDiscoverConcept"].PREPARE_CLASS_CLONE({})
+    lists |= {"concept": [conditioning(1), conditioning(3)], "base": [conditioning(2), conditioning(4)], "name": ["two"],
+              "method": ["distilled"], "learning_rate": [0.1], "guidance": [3.0], "seed": [0]}  # fmt: skip
+    with torch.inference_mode():
+        concept = node.execute(**lists).result[0]
+        assert concept.metadata["pairs"] == "2"
+        with pytest.raises(ValueError, match="seed: 2 values"):
+            node.execute(**{**lists, "seed": [0, 1]})
