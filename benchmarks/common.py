@@ -16,7 +16,7 @@ from ..demo.captions import ARMED, MOSTLY_MEN, PROFESSION_INDEX, caption
 from ..demo.classifier import Attributes, classify, load_classifier
 from ..demo.generate import CFG, draw, encode
 from ..demo.loader import load_demo_model, load_unet, load_vae
-from ..hspace.concept import Concept
+from ..hspace.concept import Concept, Direction
 from ..hspace.discovery import Discovery, discover
 from ..hspace.settings import DiscoverySettings
 from ..hspace.steering import apply_steering
@@ -115,7 +115,12 @@ class Bench:
             return [encode(self.parts[1], [text])[0] for text in texts]
 
     def discover(
-        self, task: Task, samples: torch.Tensor | None = None, model=None, **settings
+        self,
+        task: Task,
+        samples: torch.Tensor | None = None,
+        model=None,
+        start_from: Direction | None = None,
+        **settings,
     ) -> tuple[Discovery, float]:
         """The discovery, and the seconds it took; `samples` are latents to learn from, `model` another than the node's."""
         options = DiscoverySettings(task.name, **{"width": 128, "height": 128, **settings})
@@ -125,7 +130,7 @@ class Bench:
         avoid = self.conditioning(task.avoid) if task.avoid else None
         began = time.perf_counter()
         with torch.inference_mode():
-            found = discover(model or self.parts[0], concept, base, options, samples=samples, avoid=avoid)
+            found = discover(model or self.parts[0], concept, base, options, samples, avoid, start_from)
         return found, time.perf_counter() - began
 
     def judge_prompts(self, task: Task, images: int, concept: Concept | None = None, strength: float = 0.0,

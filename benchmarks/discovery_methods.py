@@ -15,9 +15,19 @@ from ..hspace import discovery, learner, states
 from ..hspace.concept import Direction
 from ..hspace.objective import mean_square
 from ..hspace.settings import DiscoverySettings
+from ..hspace.steering import apply_steering
 from .baselines import mean_difference
+from .capacity import LowRank, NoiseLevels, find_extended
 from .common import PAPER, Bench, Steer, Task
-from .rivals import RESPODIFF, SLIDER, learn_respodiff, learn_slider, with_slider
+from .rivals import (
+    RESPODIFF,
+    SLIDER,
+    AveragingLearner,
+    learn_respodiff,
+    learn_second_order,
+    learn_slider,
+    with_slider,
+)
 
 MEAN_DIFFERENCE_IMAGES = 64
 
@@ -31,6 +41,7 @@ class Method:
         own_samples: draw `sample_count` images under the concept prompts first, and learn from those, noised.
         overrides: (module, name, value) for the time of the discovery; what the product does not offer.
         after: what is done to the finished tensor.
+        steer: `steer(model, concept, strength)` instead of Apply's default.
         find: instead of all that.
     """
 
@@ -38,6 +49,7 @@ class Method:
     own_samples: bool = False
     overrides: tuple = ()
     after: Callable[[torch.Tensor], torch.Tensor] | None = None
+    steer: Callable | None = None
     find: Callable[[Bench, Task, int], tuple[Direction | Steer, int]] | None = None
 
     def __call__(self, bench: Bench, task: Task, seed: int) -> tuple[Direction | Steer, int, float]:
@@ -52,7 +64,8 @@ class Method:
                 direction, evaluations = self._discover(bench, task, seed)
         if self.after:
             direction = dataclasses.replace(direction, tensor=self.after(direction.tensor))
-        return direction, evaluations, time.perf_counter() - began
+        found = partial(self.steer, concept=direction) if self.steer else direction
+        return found, evaluations, time.perf_counter() - began
 
     def _discover(self, bench: Bench, task: Task, seed: int) -> tuple[Direction, int]:
         settings = {"seed": seed, "calibrate": False, **self.settings}
@@ -83,6 +96,33 @@ def _mean_difference(bench: Bench, task: Task, seed: int) -> tuple[Direction, in
     return direction, MEAN_DIFFERENCE_IMAGES * 20 * 3
 
 
+def _min_snr(predicted, target, base, scale):
+    """Hang et al. (ICCV 2023), gamma 5, for epsilon-prediction, where `scale` is 1 / sigma."""
+    snr = scale.flatten() ** 2
+    return _unweighted(predicted, target, base, scale) * snr.clamp(max=5) / snr
+
+
+def _constant_rate(learner):
+    return learner.settings.learning_rate * learner.rms
+
+
+def _from_mean_difference(bench: Bench, task: Task, seed: int) -> tuple[Direction, int]:
+    model, clip, _ = bench.parts
+    start = mean_difference(model, clip, task.concept, task.base, task.name, 8, seed)
+    found, _ = bench.discover(task, seed=seed, start_from=start)
+    return found.direction, found.evaluations + 8 * 20 * 3
+
+
+def _one_pair(bench: Bench, task: Task, seed: int) -> tuple[Direction, int]:
+    found, _ = bench.discover(dataclasses.replace(task, concept=task.concept[:1], base=task.base[:1]), seed=seed)
+    return found.direction, found.evaluations
+
+
+def _both_halves(model, concept, strength):
+    """The unconditional half the other way, by half as much."""
+    return apply_steering(apply_steering(model, concept, strength), concept, -0.5 * strength, branch="negative")
+
+
 def _slider(bench: Bench, task: Task, seed: int) -> tuple[Steer, int]:
     found: dict[str, torch.Tensor] = {}
     with patch.object(discovery, "roll_out", partial(learn_slider, found)):
@@ -94,16 +134,15 @@ def _spatial_mean(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.mean((1, 2), keepdim=True).expand_as(tensor).contiguous()
 
 
-_UNIFORM = (states, "LEARN_UNTIL", 0.98)
+_NOISIER = (states, "LEARN_UNTIL", 0.7)
 _UNWEIGHTED = (learner, "relative_error", _unweighted)
 _NOISED = {"sample_count": 62, "steps": 104}  # 2,480 evaluations of images, 2,496 of learning
 
 METHODS = {
     "paper, as published": Method(PAPER),
     "paper's loss": Method({"method": "paper", "sample_count": 62, "steps": 156}),
-    "+ teacher instead of noise": Method(_NOISED, own_samples=True, overrides=(_UNIFORM, _UNWEIGHTED)),
-    "+ each sample relative": Method(_NOISED, own_samples=True, overrides=(_UNIFORM,)),
-    "+ the noisier 70 % only": Method(_NOISED, own_samples=True),
+    "+ teacher instead of noise": Method(_NOISED, own_samples=True, overrides=(_UNWEIGHTED,)),
+    "+ each sample relative": Method(_NOISED, own_samples=True),
     "+ on the sampler's path": Method(),
     "+ calibrated (default)": Method({"calibrate": True}),
     "default, guidance 1": Method({"calibrate": True, "guidance": 1.0}),
@@ -114,8 +153,24 @@ METHODS = {
     "default, batch 4": Method({"calibrate": True, "batch_size": 4, "steps": 250}),
     "default, 50 steps": Method({"calibrate": True, "steps": 50, "sample_count": 24}),
     "default, 300 steps": Method({"calibrate": True, "steps": 300, "sample_count": 128}),
-    "default, all noise levels": Method({"calibrate": True}, overrides=(_UNIFORM,)),
+    "default, the noisier 70 % only": Method({"calibrate": True}, overrides=(_NOISIER,)),
     "default, paths without guidance": Method({"calibrate": True}, overrides=((states, "ROLL_OUT_CFG", 1.0),)),
+    "default, weighted by min-SNR": Method(overrides=((learner, "relative_error", _min_snr),)),
+    "default, no decay": Method({"calibrate": True}, overrides=((learner.Learner, "_learning_rate", _constant_rate),)),
+    "default, no decay, averaged": Method(
+        {"calibrate": True},
+        overrides=(
+            (learner.Learner, "_learning_rate", _constant_rate),
+            (discovery, "Learner", AveragingLearner),
+        ),
+    ),
+    "default, from mean difference": Method(find=_from_mean_difference),
+    "default, one pair": Method(find=_one_pair),
+    "L-BFGS on a fixed set": Method(overrides=((discovery, "roll_out", learn_second_order),)),
+    "default, steering 70 % of sampling": Method({"calibrate": True}, steer=partial(apply_steering, end_percent=0.7)),
+    "default, other half steered back": Method({"calibrate": True}, steer=_both_halves),
+    "default, and by noise level": Method(find=partial(find_extended, NoiseLevels(3))),
+    "default, and a map of rank 8": Method(find=partial(find_extended, LowRank(8))),
     "default, spatial mean only": Method({"calibrate": True}, after=_spatial_mean),
     "mean difference": Method(find=_mean_difference),
     "RespoDiff's concept module": Method(RESPODIFF, overrides=(_UNWEIGHTED, (discovery, "roll_out", learn_respodiff))),

@@ -1,7 +1,8 @@
-"""What a user would pick instead of discovery: RespoDiff's concept module, and a Concept Slider.
+"""Other ways to learn: RespoDiff's concept module, a Concept Slider, second-order steps, averaged steps.
 
-Both learn on states of a sampling run that is made anew for each step, which is what they pay for. They are written as
-what discovery calls `learn(learner, sigmas, noise)`, so that ComfyUI prepares model and prompts for them too.
+The first two are what a user would pick instead of discovery. They learn on states of a sampling run that is made anew
+for each step, which is what they pay for. All but the last are written as what discovery calls
+`learn(learner, sigmas, noise)`, so that ComfyUI prepares model and prompts for them too.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import torch
 from comfy.weight_adapter import LoRAAdapter
 
 from ..hspace import conditioning as cond
-from ..hspace.learner import Learner
-from ..hspace.objective import mean_square, prediction_scale, teacher_target
+from ..hspace.learner import REACH_FROM, Learner
+from ..hspace.objective import mean_square, prediction_scale, relative_error, teacher_target
 from ..hspace.states import ROLL_OUT_CFG, SAMPLING_STEPS, generator_for, pairs_of_batch
 
 RESPODIFF = {"steps": 125, "guidance": 4.0, "batch_size": 8, "calibrate": False}
@@ -68,6 +69,65 @@ def learn_slider(
         learner.report(student.detach())
     found.update(lora.pairs())
     return x
+
+
+def learn_second_order(learner: Learner, sigmas: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """L-BFGS on a fixed set: every second state of one unsteered run, each sample relative, as discovery weighs them."""
+    evaluations = learner.settings.steps * noise.shape[0] * 5  # what first-order steps would have cost
+    pairs = pairs_of_batch(learner, noise.shape[0], 0)
+    roles = {
+        role: cond.rows(conds, [pair % len(conds) for pair in pairs])
+        for role, conds in learner.conds.items()
+        if role != "unconditional"
+    }
+    states = []
+
+    def denoiser(x, sigma, **_):
+        base, empty = learner.denoise([roles["base"], learner.conds["unconditional"]], x, sigma)
+        states.append((x, sigma, base))
+        return empty + ROLL_OUT_CFG * (base - empty)
+
+    x = learner.model.model_sampling.noise_scaling(sigmas[0], noise, torch.zeros_like(noise), True)
+    with torch.no_grad():
+        x = comfy.k_diffusion.sampling.sample_euler(denoiser, x, sigmas, disable=True)
+        fixed = []
+        for state, sigma, base in states[::2]:
+            others = {
+                role: learner.denoise([roles[role]], state, sigma)[0] for role in ("concept", "avoid") if role in roles
+            }
+            target = teacher_target(base, others.get("concept", base), learner.settings.guidance, others.get("avoid"))
+            fixed.append((state, sigma, base, target, prediction_scale(learner.model.model_sampling, sigma)))
+    optimizer = torch.optim.LBFGS([learner.vector], max_iter=10**6, history_size=20, line_search_fn="strong_wolfe",
+                                  max_eval=(evaluations - learner.evaluations) // (2 * noise.shape[0] * len(fixed)))  # fmt: skip
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        total = 0.0
+        for state, sigma, base, target, scale in fixed:
+            student = learner.denoise([roles["base"]], state, sigma, steered=True)[0]
+            errors = relative_error(student, target, base, scale)
+            learner.evaluations += len(errors)
+            errors.sum().backward()
+            total += errors.sum().item()
+        learner.losses.append(total / (len(fixed) * noise.shape[0]))
+        return torch.tensor(total)
+
+    with torch.enable_grad():
+        optimizer.step(closure)
+    learner.losses += learner.losses[-1:] * (learner.settings.steps - len(learner.losses))
+    return x
+
+
+class AveragingLearner(Learner):
+    """Ends with the mean of the vectors of its last quarter."""
+
+    def report(self, preview=None) -> None:
+        if self.step > REACH_FROM * self.settings.steps:
+            self.average = getattr(self, "average", 0.0) + self.vector.detach()
+        if self.finished:
+            with torch.no_grad():
+                self.vector.copy_(self.average / self.reach_steps)
+        super().report(preview)
 
 
 def with_slider(model, found: dict[str, torch.Tensor], strength: float):

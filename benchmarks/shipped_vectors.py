@@ -18,8 +18,10 @@ from .common import FOUND_ON, NO_WEAPON, WOMAN, Bench, Task, attribute_task, per
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 STRENGTHS = (0.35, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
-HARM = 0.02
-"""Share of images that may lose their profession to a vector at strength 1."""
+HARM = 0.03
+"""Share of images that may lose their profession to a vector at strength 1, against the strength that keeps most."""
+ENOUGH = 0.02
+"""Share of images with the concept that a strength may lack, of those of the best one, and be preferred for being lower."""
 BOTH_HALVES = [*FOUND_ON, *list(MOSTLY_WOMEN)[::2]]
 _TASKS = (
     WOMAN,
@@ -54,7 +56,8 @@ def main() -> None:
 
 
 def calibrate(bench: Bench, task: Task, direction: Direction, images: int) -> tuple[float, list[dict]]:
-    """The strength with most of the concept among those that do no harm, and the figures of all, unsteered first.
+    """The lowest strength with about as much of the concept as any that does no harm, and the figures of all, unsteered
+    first.
 
     Measured on the professions that the vector was found on, so that the others stay unseen.
     """
@@ -65,8 +68,10 @@ def calibrate(bench: Bench, task: Task, direction: Direction, images: int) -> tu
         rows.append({"strength": strength, **bench.judge_prompts(task, images, direction, strength)})
         if rows[-1]["profession"] < rows[0]["profession"] - 0.2:
             break
-    harmless = [row for row in rows[1:] if row["profession"] >= rows[0]["profession"] - HARM] or rows[1:2]
-    return max(harmless, key=lambda row: row["concept"])["strength"], rows
+    kept = max(row["profession"] for row in rows)
+    harmless = [row for row in rows[1:] if row["profession"] >= kept - HARM] or rows[1:2]
+    most = max(row["concept"] for row in harmless)
+    return next(row["strength"] for row in harmless if row["concept"] >= most - ENOUGH), rows
 
 
 def vector_path(name: str) -> Path:

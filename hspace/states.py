@@ -16,16 +16,16 @@ from .settings import DiscoverySettings
 
 ROLL_OUT_CFG = 4.0
 STATES_PER_ROLL_OUT = (8, 50)
-LEARN_UNTIL = 0.7  # share of the noise schedule
+LEARN_UNTIL = 0.98
+"""Share of the noise schedule; at its very end there is no noise left to predict."""
 SAMPLING_CFG = 7.5
 SAMPLING_STEPS = 20
 
 
 def roll_out_sigmas(model_sampling, settings: DiscoverySettings) -> torch.Tensor:
-    """The states of one roll-out: the part of a sampling schedule in which concepts are decided.
+    """The states of one roll-out: a sampling schedule without its end.
 
-    Its density makes `sample_count` images, `batch_size` at a time, take `steps` optimiser steps in all. Later states
-    would cost as much and teach least, so a roll-out ends where learning does.
+    Its density makes `sample_count` images, `batch_size` at a time, take `steps` optimiser steps in all.
     """
     runs = max(1, round(settings.sample_count / settings.batch_size))
     least, most = STATES_PER_ROLL_OUT
