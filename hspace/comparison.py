@@ -9,11 +9,13 @@ import torch
 from . import comfy_compat as compat
 from . import conditioning as cond
 
-IMAGES, STEPS, CFG = 2, 8, 4.0
+IMAGES, STEPS, CFG = 2, 5, 4.0
 
 
 class Comparison:
     """Draws `IMAGES` images of fixed seeds under the base prompts, in `STEPS` coarse steps, every so many steps.
+
+    The first one is of unsteered images only, since a vector of one step would show nothing else.
 
     It draws its noise from a generator of its own and leaves the vector alone, so a discovery finds the same bits with
     it and without. One comparison costs `IMAGES * STEPS * 2` U-Net evaluations, which are not counted as discovery's.
@@ -34,10 +36,11 @@ class Comparison:
 
     def __call__(self) -> torch.Tensor:
         """One latent `[1, C, 2 H, IMAGES * W]`: unsteered above, steered below."""
-        if self.latest is None or self.learner.step % self.every == 0 or self.learner.finished:
-            with torch.no_grad():
-                if self.plain is None:
-                    self.plain = self._draw(steered=False)
+        with torch.no_grad():
+            if self.plain is None:
+                self.plain = self._draw(steered=False)
+                self.latest = torch.cat([_row(self.plain)] * 2, dim=-2)
+            if self.learner.step % self.every == 0 or self.learner.finished:
                 self.latest = torch.cat([_row(self.plain), _row(self._draw(steered=True))], dim=-2)
         return self.latest
 
@@ -50,7 +53,7 @@ class Comparison:
             (empty,) = compat.denoise(learner.model, [learner.conds["unconditional"]], x, sigma, learner.options)
             return empty + CFG * (text - empty)
 
-        return comfy.k_diffusion.sampling.sample_euler(denoiser, self.start, self.sigmas, disable=True)
+        return comfy.k_diffusion.sampling.sample_dpmpp_2m(denoiser, self.start, self.sigmas, disable=True)
 
 
 def _row(latents: torch.Tensor) -> torch.Tensor:

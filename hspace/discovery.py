@@ -27,6 +27,7 @@ import torch
 
 from . import conditioning as cond
 from .autograd import gradients_through, recomputing, to_normal
+from .autosave import PartialFile
 from .comfy_compat import decoder_layers
 from .comparison import Comparison
 from .concept import Direction
@@ -111,6 +112,7 @@ def discover(
     listener: Callable[[Progress], None] | None = None,
     keep_partial: Callable[[Direction], object] | None = None,
     compare_every: int = 0,
+    partial_file: PartialFile | None = None,
 ) -> Discovery:
     """Discover one direction.
 
@@ -125,6 +127,7 @@ def discover(
         keep_partial: given the direction found so far when the run is cancelled or fails.
         compare_every: steps from one `Comparison` to the next, which the listener then gets as preview; 0 for none, and
             a preview of the state at each step.
+        partial_file: what is found so far is saved there now and then, and removed when the discovery is finished.
 
     Raises:
         ValueError: an input that does not fit; the message names it.
@@ -153,7 +156,14 @@ def discover(
     if avoid is not None:
         roles["avoid"] = avoid
     counts = {role: len(conditioning) for role, conditioning in roles.items()}
-    sampler = _DiscoverySampler(settings, start_from, learn, listener, counts, compare_every)
+
+    def after_step(progress: Progress) -> None:
+        if listener:
+            listener(progress)
+        if partial_file and partial_file.due:
+            partial_file.save(direction())
+
+    sampler = _DiscoverySampler(settings, start_from, learn, after_step, counts, compare_every)
     guider = comfy.samplers.CFGGuider(model)
     # All roles are prompts for images, so patches that tell CFG's halves apart must take them for positive ones.
     guider.set_conds([entry for conditioning in roles.values() for entry in conditioning], cond.zeroed(base))
@@ -178,6 +188,8 @@ def discover(
         if keep_partial and sampler.learner is not None and sampler.learner.losses:
             keep_partial(direction())
         raise
+    if partial_file:
+        partial_file.discard()
     return Discovery(
         direction(), sampler.learner.losses, [drawn] if samples is None else samples,
         evaluations + sampler.learner.evaluations, sampler.strengths,

@@ -5,14 +5,13 @@ from functools import partial
 
 from comfy_api.latest import io
 
+from ..hspace.autosave import PartialFile
 from ..hspace.discovery import discover
-from ..hspace.library import PARTIAL, new_vector_path
 from ..hspace.monitor import ProgressMonitor, show_on_node
 from ..hspace.plots import loss_plot
 from ..hspace.prompt_trace import prompt_texts
 from ..hspace.settings import METHODS, DiscoverySettings
 from ..hspace.strength_range import range_text
-from ..hspace.vector_file import save_direction
 from .types import CATEGORY, ConceptVector, SearchableNode
 
 
@@ -87,7 +86,7 @@ class DiscoverConcept(SearchableNode):
         model, start_from = given.pop("model"), given.pop("start_from", None)
         preview_every = given.pop("preview_every", 50)
         settings = DiscoverySettings(**given)
-        monitor = ProgressMonitor(model, settings.steps)
+        monitor, file = ProgressMonitor(model, settings.steps), PartialFile(settings.name)
         found = discover(
             model, joined(concept), joined(base), settings,
             samples=samples and [latents_of(batch) for batch in samples],
@@ -95,7 +94,8 @@ class DiscoverConcept(SearchableNode):
             start_from=start_from,
             prompts=prompt_texts(cls.hidden.prompt, cls.hidden.unique_id),
             listener=monitor,
-            keep_partial=partial(keep_partial, node_id=cls.hidden.unique_id),
+            keep_partial=partial(keep_partial, file=file, node_id=cls.hidden.unique_id),
+            partial_file=file,
             compare_every=preview_every if monitor.shows_pictures else 0,
         )  # fmt: skip
         if text := range_text(found.direction.metadata):
@@ -129,9 +129,9 @@ def latents_of(samples: dict):
     return samples["samples"]
 
 
-def keep_partial(direction, node_id=None):
+def keep_partial(direction, file, node_id=None):
     """Save what a cancelled or failed run has found, and say where: in the log and on the node."""
-    path = save_direction(direction, new_vector_path(f"{PARTIAL}/{direction.name}"))
+    path = file.save(direction)
     message = (
         f"Discovery of '{direction.name}' stopped after {direction.metadata['steps']} steps. What it has found is in "
         f"{path}; load it and connect it to start_from to go on."

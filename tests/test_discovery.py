@@ -6,6 +6,7 @@ import comfy.model_management
 import comfy.samplers
 import pytest
 import torch
+from hspace_steering.hspace.autosave import PartialFile
 from hspace_steering.hspace.discovery import discover
 from hspace_steering.hspace.objective import relative_reach, teacher_target
 from hspace_steering.hspace.settings import DiscoverySettings
@@ -29,7 +30,7 @@ def settings(**changes):
 
 def find(model=None, concept=None, base=None, listener=None, **changes):
     """A discovery inside inference mode, as a node runs it."""
-    extra = {key: changes.pop(key) for key in ("samples", "avoid", "start_from", "keep_partial", "compare_every")
+    extra = {key: changes.pop(key) for key in ("samples", "avoid", "start_from", "keep_partial", "compare_every", "partial_file")
              if key in changes}  # fmt: skip
     with torch.inference_mode():
         return discover(
@@ -215,7 +216,7 @@ def test_cancel_within_a_step_keeps_what_was_found_and_resumes(method, vector_fo
     assert partial.metadata["steps"] in ("3", "4")
     from hspace_steering.nodes.discover import keep_partial
 
-    keep_partial(partial)
+    keep_partial(partial, PartialFile("test"))
     (path,) = vector_folder.glob("partial/*.safetensors")
     resumed = find(model, method=method, samples=samples, start_from=load_direction(path))
     whole = find(model, method=method, samples=samples)
@@ -273,12 +274,12 @@ def test_comparison_shows_plain_above_steered_and_changes_no_bit(method):
     assert all(preview.shape == (1, 4, 32, 32) for preview in previews)
     plain, steered = zip(*(preview.chunk(2, dim=2) for preview in previews), strict=True)
     assert all(torch.equal(image, plain[0]) for image in plain)
-    assert not torch.equal(steered[0], plain[0])
+    assert torch.equal(steered[0], plain[0])  # there is no vector yet
     assert len({image.sum().item() for image in steered}) == 4  # steps 1, 2, 4 and 6
 
 
 def test_calibration_scales_an_overshooting_vector_to_a_reach_of_1():
-    options = {"steps": 12, "batch_size": 4, "learning_rate": 3.0, "guidance": 50.0}
+    options = {"steps": 40, "batch_size": 4, "learning_rate": 1.0, "guidance": 100.0}
     raw, calibrated = find(calibrate=False, **options), find(**options)
     reach = float(raw.direction.metadata["reach"])
     assert reach > 1
@@ -392,3 +393,37 @@ def test_lists_of_prompts_are_pairs_and_of_anything_else_an_error():
         assert concept.metadata["pairs"] == "2"
         with pytest.raises(ValueError, match="seed: 2 values"):
             node.execute(**{**lists, "seed": [0, 1]})
+
+
+def test_a_crash_loses_no_more_than_a_minute(vector_folder, monkeypatch):
+    """Nothing runs after a crash, so what it leaves is what was saved before it: here after each step."""
+    from hspace_steering.hspace import autosave
+
+    class Crash(BaseException):
+        pass
+
+    def crash(progress):
+        if progress.step == 4:
+            raise Crash
+
+    monkeypatch.setattr(autosave, "EVERY", 0.0)
+    with pytest.raises(Crash):
+        find(listener=crash, partial_file=PartialFile("test"))
+    (path,) = vector_folder.glob("partial/*.safetensors")
+    saved = load_direction(path)
+    assert saved.metadata["steps"] == "3"
+    samples = torch.randn(4, 4, 16, 16, generator=torch.Generator().manual_seed(3))
+    with pytest.raises(Crash):
+        find(listener=crash, partial_file=PartialFile("test"), samples=samples)
+    resumed = find(start_from=load_direction(vector_folder / "partial" / "test_2.safetensors"), samples=samples)
+    assert torch.equal(resumed.direction.tensor, find(samples=samples).direction.tensor)
+
+
+def test_a_finished_discovery_leaves_no_partial_file(vector_folder, monkeypatch):
+    from hspace_steering.hspace import autosave
+
+    monkeypatch.setattr(autosave, "EVERY", 0.0)
+    file, saved = PartialFile("test"), []
+    find(listener=lambda progress: saved.append(file.path is not None), partial_file=file)
+    assert saved[-1]
+    assert not list(vector_folder.glob("partial/*"))
