@@ -41,7 +41,7 @@ from .common import (
     mean_psnr,
     write_json,
 )
-from .discovery_methods import METHODS
+from .discovery_methods import DEFAULT, METHODS
 from .style_judge import StyleJudge
 
 STRENGTHS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
@@ -130,7 +130,7 @@ def measure(bench: Bench, task: Task, found, strength: float, images: int) -> di
     """Concept rate, fidelity, and PSNR to the unsteered images of the same seeds in dB, over prompts not learnt on.
 
     Fidelity is the share whose profession is still recognised; where the concept is a profession, the share that still
-    has gender and skin tone of its prompt.
+    has the gender of its prompt.
     """
     people = [{"profession": p} for p in task.steered_on] or _PEOPLE_STEERED_ON
     people = [people[i % len(people)] for i in range(images)]
@@ -145,10 +145,9 @@ def measure(bench: Bench, task: Task, found, strength: float, images: int) -> di
         concept = _style_judges[0](drawn)
     else:
         concept = getattr(seen, task.attribute)
-    kept = torch.ones(images, dtype=torch.bool)
-    for key in people[0]:
-        indices = [PROFESSION_INDEX[person[key]] if key == "profession" else person[key] for person in people]
-        kept &= getattr(seen, key) == torch.tensor(indices)
+    keeps = "profession" if task.steered_on else "gender"
+    indices = [PROFESSION_INDEX[person[keeps]] if keeps == "profession" else person[keeps] for person in people]
+    kept = getattr(seen, keeps) == torch.tensor(indices)
     return {
         "strength": strength,
         "concept": (concept == task.value).double().mean().item(),
@@ -181,6 +180,23 @@ def report(cells: list[dict], images: int) -> str:
         "found on, 20 steps, CFG 4. Mean over seeds, with the lowest and highest where there are several. Evaluations of the "
         "U-Net count a sample each, a backward pass through the decoder as one, images included.\n\n"
         + markdown_table(["method", "evaluations", "seconds", *concepts], rows)
+        + by_strength(cells, concepts)
+    )
+
+
+def by_strength(cells: list[dict], concepts: list[str]) -> str:
+    """What the default makes of each concept at each strength, the mean over seeds."""
+    rows = []
+    for concept in concepts:
+        own = [cell["rows"] for cell in cells if (cell["method"], cell["concept"]) == (DEFAULT, concept)]
+        if own:
+            means = [{key: statistics.mean(row[key] for row in at) for key in at[0]} for at in zip(*own, strict=True)]
+            rows.append([concept, *(f"{100 * m['concept']:.0f} / {100 * m['profession']:.0f} / {m['psnr']:.1f}" for m in means)])  # fmt: skip
+    return (
+        "\n## The default, by strength\n\n"
+        "Concept / profession recognised, in percent / PSNR to the unsteered image of the same seed in dB, over the whole "
+        "image, what the concept changes included; mean over seeds.\n\n"
+        + markdown_table(["concept", *(f"strength {s:g}" for s in STRENGTHS)], rows)
     )
 
 

@@ -138,13 +138,14 @@ _NOISIER = (states, "LEARN_UNTIL", 0.7)
 _UNWEIGHTED = (learner, "relative_error", _unweighted)
 _NOISED = {"sample_count": 62, "steps": 104}  # 2,480 evaluations of images, 2,496 of learning
 
+DEFAULT = "+ calibrated (default)"
 METHODS = {
     "paper, as published": Method(PAPER),
     "paper's loss": Method({"method": "paper", "sample_count": 62, "steps": 156}),
     "+ teacher instead of noise": Method(_NOISED, own_samples=True, overrides=(_UNWEIGHTED,)),
     "+ each sample relative": Method(_NOISED, own_samples=True),
     "+ on the sampler's path": Method(),
-    "+ calibrated (default)": Method({"calibrate": True}),
+    DEFAULT: Method({"calibrate": True}),
     "default, guidance 1": Method({"calibrate": True, "guidance": 1.0}),
     "default, guidance 2": Method({"calibrate": True, "guidance": 2.0}),
     "default, guidance 5": Method({"calibrate": True, "guidance": 5.0}),

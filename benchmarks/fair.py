@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import replace
 from functools import cache, partial
 
@@ -46,13 +47,20 @@ def main() -> None:
     parser.add_argument(
         "--paper", action="store_true", help="also the paper's protocol for gender, which takes 20 minutes"
     )
+    parser.add_argument(
+        "--attribute", action="append", choices=list(CLASSES), help="measure this one again and keep the other results"
+    )
     options = parser.parse_args()
-    bench, results, shown = Bench(), [], {attribute: {} for attribute in CLASSES}
+    attributes = options.attribute or list(CLASSES)
+    bench, shown = Bench(), {attribute: {} for attribute in attributes}
+    path = RESULTS / "fair.json"
+    kept = json.loads(path.read_text()) if options.attribute and path.exists() else []
+    results = [row for row in kept if row["attribute"] not in attributes]
     for cfg in options.cfg or [SHOWN_CFG, 2.0, 7.0]:
         methods = METHODS if cfg == SHOWN_CFG else ("unsteered", "ours, balanced")
         methods += (PAPER_METHOD,) if options.paper and cfg == SHOWN_CFG else ()
         plain = {p: draw_cell(bench, unnamed(p, options.images), cfg=cfg) for p in UNSEEN[: options.professions]}
-        for attribute in CLASSES:
+        for attribute in attributes:
             for method in methods:
                 if attribute == "both" and method == "mean difference":
                     continue
@@ -63,6 +71,8 @@ def main() -> None:
                 write_json("fair", results)
                 if cfg == SHOWN_CFG:
                     shown[attribute][method] = images
+    results.sort(key=lambda row: (row["cfg"] != SHOWN_CFG, row["cfg"], list(CLASSES).index(row["attribute"])))
+    write_json("fair", results)
     (RESULTS / "fair.md").write_text(report(results, options.images, options.professions))
     for attribute, rows in shown.items():
         if rows:

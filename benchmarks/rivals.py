@@ -7,6 +7,8 @@ for each step, which is what they pay for. All but the last are written as what 
 
 from __future__ import annotations
 
+import contextlib
+
 import comfy.k_diffusion.sampling
 import comfy.samplers
 import torch
@@ -97,10 +99,13 @@ def learn_second_order(learner: Learner, sigmas: torch.Tensor, noise: torch.Tens
             }
             target = teacher_target(base, others.get("concept", base), learner.settings.guidance, others.get("avoid"))
             fixed.append((state, sigma, base, target, prediction_scale(learner.model.model_sampling, sigma)))
-    optimizer = torch.optim.LBFGS([learner.vector], max_iter=10**6, history_size=20, line_search_fn="strong_wolfe",
-                                  max_eval=(evaluations - learner.evaluations) // (2 * noise.shape[0] * len(fixed)))  # fmt: skip
+    optimizer = torch.optim.LBFGS([learner.vector], max_iter=10**6, max_eval=10**6, history_size=20,
+                                  line_search_fn="strong_wolfe")  # fmt: skip
+    best = learner.vector.detach().clone()
 
     def closure() -> torch.Tensor:
+        if learner.evaluations + 2 * noise.shape[0] * len(fixed) > evaluations:
+            raise _BudgetSpentError
         optimizer.zero_grad()
         total = 0.0
         for state, sigma, base, target, scale in fixed:
@@ -110,12 +115,20 @@ def learn_second_order(learner: Learner, sigmas: torch.Tensor, noise: torch.Tens
             errors.sum().backward()
             total += errors.sum().item()
         learner.losses.append(total / (len(fixed) * noise.shape[0]))
+        if learner.losses[-1] == min(learner.losses):
+            best.copy_(learner.vector.detach())
         return torch.tensor(total)
 
-    with torch.enable_grad():
+    with torch.enable_grad(), contextlib.suppress(_BudgetSpentError):
         optimizer.step(closure)
-    learner.losses += learner.losses[-1:] * (learner.settings.steps - len(learner.losses))
+    with torch.no_grad():
+        learner.vector.copy_(best)
+    learner.losses += [min(learner.losses)] * (learner.settings.steps - len(learner.losses))
     return x
+
+
+class _BudgetSpentError(Exception):
+    pass
 
 
 class AveragingLearner(Learner):
