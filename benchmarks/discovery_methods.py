@@ -15,6 +15,7 @@ from ..hspace import discovery, learner, states
 from ..hspace.concept import Direction
 from ..hspace.objective import mean_square
 from ..hspace.settings import DiscoverySettings
+from ..hspace.site import find_site
 from ..hspace.steering import apply_steering
 from .baselines import mean_difference
 from .capacity import LowRank, NoiseLevels, find_extended
@@ -113,6 +114,13 @@ def _from_mean_difference(bench: Bench, task: Task, seed: int) -> tuple[Directio
     return found.direction, found.evaluations + 8 * 20 * 3
 
 
+def _without_map(bench: Bench, task: Task, seed: int) -> tuple[Direction, int]:
+    site = find_site(bench.parts[0])
+    start = Direction(torch.zeros(site.channels, 1, 1), task.name, site.family)
+    found, _ = bench.discover(task, seed=seed, start_from=start)
+    return found.direction, found.evaluations
+
+
 def _one_pair(bench: Bench, task: Task, seed: int) -> tuple[Direction, int]:
     found, _ = bench.discover(dataclasses.replace(task, concept=task.concept[:1], base=task.base[:1]), seed=seed)
     return found.direction, found.evaluations
@@ -173,6 +181,7 @@ METHODS = {
     "default, and by noise level": Method(find=partial(find_extended, NoiseLevels(3))),
     "default, and a map of rank 8": Method(find=partial(find_extended, LowRank(8))),
     "default, spatial mean only": Method({"calibrate": True}, after=_spatial_mean),
+    "default, learnt without a map": Method(find=_without_map),
     "mean difference": Method(find=_mean_difference),
     "RespoDiff's concept module": Method(RESPODIFF, overrides=(_UNWEIGHTED, (discovery, "roll_out", learn_respodiff))),
     "Concept Slider (LoRA)": Method(find=_slider),

@@ -1,7 +1,7 @@
 """Fair generation: how evenly genders and skin tones come out, per profession, and what it costs in fidelity.
 
-`run_module.py benchmarks.fair` writes benchmarks/results/fair.md, .json, .png and fair_*.jpg. Needs the vectors of
-`make vectors`.
+`run_module.py benchmarks.fair` writes benchmarks/results/fair.md, .json, .png and fair_*.jpg, in an hour on two CPU
+cores. Needs the vectors of `make vectors`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..demo.captions import GENDERS, SKIN_TONES, caption
 from ..hspace.concept import Concept, Direction
 from .baselines import mean_difference
 from .common import PAPER, RESULTS, Bench, Task, markdown_table, write_json
-from .pictures import bars, image_rows
+from .pictures import PER_ROW, bars, image_rows
 from .responsible import (
     UNSEEN,
     Drawn,
@@ -31,8 +31,15 @@ from .responsible import (
 from .shipped_vectors import TASKS, calibrate
 
 CLASSES = {"gender": len(GENDERS), "skin tone": len(SKIN_TONES), "both": len(GENDERS) * len(SKIN_TONES)}
-METHODS = ("unsteered", "word in the prompt", "mean difference", "ours, random", "ours, balanced")
 PAPER_METHOD = "paper's vectors"
+METHODS = ("unsteered", "word in the prompt", "mean difference", "ours, random", "ours, balanced", PAPER_METHOD)
+METHODS_OF = {
+    "gender": METHODS,
+    "skin tone": METHODS[:-1],
+    "both": tuple(method for method in METHODS[:-1] if method != "mean difference"),
+}
+"""At the CFG that is shown. The paper's protocol for each of seven vectors would take an hour."""
+OTHER_CFG_METHODS = ("unsteered", "ours, balanced")
 CALIBRATION_IMAGES = 24
 SHOWN_CFG = 4.0
 
@@ -44,59 +51,58 @@ def main() -> None:
     parser.add_argument(
         "--cfg", type=float, action="append", help="default: 4 with all methods, 2 and 7 with ours only"
     )
-    parser.add_argument(
-        "--paper", action="store_true", help="also the paper's protocol for gender, which takes 20 minutes"
-    )
-    parser.add_argument(
-        "--attribute", action="append", choices=list(CLASSES), help="measure this one again and keep the other results"
-    )
+    parser.add_argument("--attribute", action="append", choices=list(CLASSES), help="default: all")
+    parser.add_argument("--method", action="append", choices=METHODS, help="default: all; other results are kept")
     options = parser.parse_args()
-    attributes = options.attribute or list(CLASSES)
-    bench, shown = Bench(), {attribute: {} for attribute in attributes}
-    path = RESULTS / "fair.json"
-    kept = json.loads(path.read_text()) if options.attribute and path.exists() else []
-    results = [row for row in kept if row["attribute"] not in attributes]
+    bench, results = Bench(), []
     for cfg in options.cfg or [SHOWN_CFG, 2.0, 7.0]:
-        methods = METHODS if cfg == SHOWN_CFG else ("unsteered", "ours, balanced")
-        methods += (PAPER_METHOD,) if options.paper and cfg == SHOWN_CFG else ()
         plain = {p: draw_cell(bench, unnamed(p, options.images), cfg=cfg) for p in UNSEEN[: options.professions]}
-        for attribute in attributes:
-            for method in methods:
-                if attribute == "both" and method == "mean difference":
-                    continue
-                if attribute != "gender" and method == PAPER_METHOD:
-                    continue
-                result, images = run(bench, attribute, method, plain, cfg)
-                results.append(result)
-                write_json("fair", results)
-                if cfg == SHOWN_CFG:
-                    shown[attribute][method] = images
-    results.sort(key=lambda row: (row["cfg"] != SHOWN_CFG, row["cfg"], list(CLASSES).index(row["attribute"])))
-    write_json("fair", results)
+        for attribute in options.attribute or CLASSES:
+            for method in METHODS_OF[attribute] if cfg == SHOWN_CFG else OTHER_CFG_METHODS:
+                if not options.method or method in options.method:
+                    results = store(measure(bench, attribute, method, plain, cfg))
     (RESULTS / "fair.md").write_text(report(results, options.images, options.professions))
-    for attribute, rows in shown.items():
-        if rows:
-            image_rows(rows, RESULTS / f"fair_{attribute.replace(' ', '_')}.jpg")
     at = [r for r in results if r["cfg"] == SHOWN_CFG] or results
     panels = {
         a: [(r["method"], r["deviation"], r["low"], r["high"]) for r in at if r["attribute"] == a] for a in CLASSES
     }
     bars(panels, "mean deviation ratio, 0 is even", RESULTS / "fair.png")
+    for attribute, methods in METHODS_OF.items():
+        profession = UNSEEN[0]
+        rows = {method: draw_method(bench, attribute, method, profession, PER_ROW, 0, SHOWN_CFG).images
+                for method in methods if method != PAPER_METHOD}  # fmt: skip
+        image_rows(rows, RESULTS / f"fair_{attribute.replace(' ', '_')}.jpg")
 
 
-def run(bench: Bench, attribute: str, method: str, plain: dict[str, Drawn], cfg: float) -> tuple[dict, torch.Tensor]:
-    """One method for one attribute over all professions; its figures, and its images of the first profession."""
-    groups, faithful, shown = [], [], None
-    for number, (profession, unsteered) in enumerate(plain.items()):
+def store(result: dict) -> list[dict]:
+    """All results on disk, with this one in its place."""
+
+    def place(row: dict) -> tuple:
+        return row["cfg"] != SHOWN_CFG, row["cfg"], list(CLASSES).index(row["attribute"]), METHODS.index(row["method"])
+
+    path = RESULTS / "fair.json"
+    others = json.loads(path.read_text()) if path.exists() else []
+    results = sorted([*(row for row in others if place(row) != place(result)), result], key=place)
+    write_json("fair", results)
+    return results
+
+
+def draw_method(
+    bench: Bench, attribute: str, method: str, profession: str, images: int, seed: int, cfg: float
+) -> Drawn:
+    """Images of one profession under one method; `seed` is that of the choice."""
+    if method == "word in the prompt":
+        return draw_cell(bench, named(attribute, profession, images, seed), cfg=cfg)
+    concept = None if method == "unsteered" else expression(bench, attribute, method, seed)
+    return draw_cell(bench, unnamed(profession, images), concept, cfg=cfg)
+
+
+def measure(bench: Bench, attribute: str, method: str, plain: dict[str, Drawn], cfg: float) -> dict:
+    """One method for one attribute over all professions, beside the unsteered images of each."""
+    groups, faithful = [], []
+    for seed, (profession, unsteered) in enumerate(plain.items()):
         images = len(unsteered.images)
-        if method == "unsteered":
-            drawn = unsteered
-        elif method == "word in the prompt":
-            drawn = draw_cell(bench, named(attribute, profession, images, number), cfg=cfg)
-        else:
-            concept = expression(bench, attribute, method, number)
-            drawn = draw_cell(bench, unnamed(profession, images), concept, cfg=cfg)
-        shown = drawn.images if shown is None else shown
+        drawn = unsteered if method == "unsteered" else draw_method(bench, attribute, method, profession, images, seed, cfg)  # fmt: skip
         groups.append(classes(drawn, attribute))
         faithful.append(fidelity(drawn, unsteered, profession))
     deviation, low, high = mean_deviation(groups, CLASSES[attribute])
@@ -112,7 +118,7 @@ def run(bench: Bench, attribute: str, method: str, plain: dict[str, Drawn], cfg:
     }
     print(f"cfg {cfg:g} {attribute:>9} {method:>18}: deviation {deviation:.3f} ({low:.3f} to {high:.3f}), "
           f"profession {100 * means['profession']:.1f} %", flush=True)  # fmt: skip
-    return result, shown
+    return result
 
 
 def classes(drawn: Drawn, attribute: str) -> torch.Tensor:
@@ -138,8 +144,9 @@ def expression(bench: Bench, attribute: str, method: str, seed: int) -> Concept:
     balanced = method != "ours, random"
     find = {"mean difference": _mean_difference, PAPER_METHOD: _paper_vector}.get(method)
     load = {"load": partial(find, bench)} if find else {}
-    genders, tones = gender_choice(seed, balanced, **load), tone_choice(seed, balanced, **load)
-    return {"gender": genders, "skin tone": tones}.get(attribute) or genders + tones
+    choices = {"gender": gender_choice, "skin tone": tone_choice}
+    chosen = [make(seed, balanced, **load) for name, make in choices.items() if attribute in (name, "both")]
+    return chosen[0] if len(chosen) == 1 else chosen[0] + chosen[1]
 
 
 @cache
@@ -152,7 +159,7 @@ def _mean_difference(bench: Bench, name: str) -> Direction:
 @cache
 def _paper_vector(bench: Bench, name: str) -> Direction:
     task = TASKS[name]
-    found, _ = bench.discover(task, model=bench.drawing_parts[0], **PAPER)
+    found, _ = bench.discover(task, **PAPER)
     return _as_shipped(bench, task, found.direction)
 
 
