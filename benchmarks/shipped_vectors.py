@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 from pathlib import Path
 
 from ..demo.captions import MOSTLY_MEN, MOSTLY_WOMEN, SKIN_TONES
@@ -69,7 +70,8 @@ def calibrate(bench: Bench, task: Task, direction: Direction, images: int) -> tu
         if rows[-1]["profession"] < rows[0]["profession"] - 0.2:
             break
     kept = max(row["profession"] for row in rows)
-    harmless = [row for row in rows[1:] if row["profession"] >= kept - HARM] or rows[1:2]
+    # What does harm at one strength is not trusted at a higher one, however it came out there.
+    harmless = list(itertools.takewhile(lambda row: row["profession"] >= kept - HARM, rows[1:])) or rows[1:2]
     most = max(row["concept"] for row in harmless)
     return next(row["strength"] for row in harmless if row["concept"] >= most - ENOUGH), rows
 
