@@ -13,6 +13,7 @@ import json
 import math
 import statistics
 import time
+from functools import cache
 
 import torch
 
@@ -123,7 +124,7 @@ def run(bench: Bench, method: str, concept: str, seed: int, images: int) -> dict
 
 
 _unsteered: dict[str, torch.Tensor] = {}
-_style_judges: list[StyleJudge] = []
+_style_judge = cache(StyleJudge)
 
 
 def measure(bench: Bench, task: Task, found, strength: float, images: int) -> dict[str, float]:
@@ -139,12 +140,7 @@ def measure(bench: Bench, task: Task, found, strength: float, images: int) -> di
         _unsteered[task.name] = bench.draw(prompts, seeds)
     drawn = bench.draw(prompts, seeds, found, strength)
     seen = classify(bench.judge, drawn)
-    if task.attribute == "style":
-        if not _style_judges:
-            _style_judges.append(StyleJudge(bench))
-        concept = _style_judges[0](drawn)
-    else:
-        concept = getattr(seen, task.attribute)
+    concept = _style_judge(bench)(drawn) if task.attribute == "style" else getattr(seen, task.attribute)
     keeps = "profession" if task.steered_on else "gender"
     indices = [PROFESSION_INDEX[person[keeps]] if keeps == "profession" else person[keeps] for person in people]
     kept = getattr(seen, keeps) == torch.tensor(indices)

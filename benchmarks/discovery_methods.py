@@ -21,8 +21,7 @@ from .baselines import mean_difference
 from .capacity import LowRank, NoiseLevels, find_extended
 from .common import PAPER, Bench, Steer, Task
 from .rivals import (
-    RESPODIFF,
-    SLIDER,
+    RIVAL_SETTINGS,
     AveragingLearner,
     learn_respodiff,
     learn_second_order,
@@ -134,7 +133,7 @@ def _both_halves(model, concept, strength):
 def _slider(bench: Bench, task: Task, seed: int) -> tuple[Steer, int]:
     found: dict[str, torch.Tensor] = {}
     with patch.object(discovery, "roll_out", partial(learn_slider, found)):
-        result, _ = bench.discover(task, seed=seed, **SLIDER)
+        result, _ = bench.discover(task, seed=seed, **RIVAL_SETTINGS)
     return partial(with_slider, found=found), result.evaluations
 
 
@@ -183,7 +182,9 @@ METHODS = {
     "default, spatial mean only": Method({"calibrate": True}, after=_spatial_mean),
     "default, learnt without a map": Method(find=_without_map),
     "mean difference": Method(find=_mean_difference),
-    "RespoDiff's concept module": Method(RESPODIFF, overrides=(_UNWEIGHTED, (discovery, "roll_out", learn_respodiff))),
+    "RespoDiff's concept module": Method(
+        RIVAL_SETTINGS, overrides=(_UNWEIGHTED, (discovery, "roll_out", learn_respodiff))
+    ),
     "Concept Slider (LoRA)": Method(find=_slider),
 }
 """Each method with what it changes. "+" is one change to the method above it; all but the first cost 5,000 evaluations

@@ -16,11 +16,10 @@ from comfy.weight_adapter import LoRAAdapter
 
 from ..hspace import conditioning as cond
 from ..hspace.learner import REACH_FROM, Learner
-from ..hspace.objective import mean_square, prediction_scale, relative_error, teacher_target
+from ..hspace.objective import mean_square, prediction_scale, relative_error
 from ..hspace.states import ROLL_OUT_CFG, SAMPLING_STEPS, generator_for, pairs_of_batch
 
-RESPODIFF = {"steps": 125, "guidance": 4.0, "batch_size": 8, "calibrate": False}
-SLIDER = {"steps": 125, "guidance": 4.0, "batch_size": 8, "calibrate": False}
+RIVAL_SETTINGS = {"steps": 125, "guidance": 4.0, "batch_size": 8, "calibrate": False}
 SLIDER_RANK, SLIDER_RATE = 4, 1e-3
 
 
@@ -48,15 +47,10 @@ def learn_slider(
         pairs = pairs_of_batch(learner, noise.shape[0], learner.step)
         with lora:
             x, sigma = _roll_out(learner, noise, pairs, steered=False)
-        branches = {
-            role: cond.rows(conds, [pair % len(conds) for pair in pairs])
-            for role, conds in learner.conds.items()
-            if role != "unconditional"
-        }
+        branches = learner.branches(pairs)
         with torch.no_grad():
             seen = dict(zip(branches, learner.denoise(list(branches.values()), x, sigma), strict=True))
-        base = seen["base"]
-        target = teacher_target(base, seen.get("concept", base), learner.settings.guidance, seen.get("avoid"))
+        target = learner.target(seen)
         with torch.enable_grad(), lora:
             # steered: with attention that has a backward; the vector itself stays zero
             student = learner.denoise([branches["base"]], x, sigma, steered=True)[0]
@@ -77,11 +71,7 @@ def learn_second_order(learner: Learner, sigmas: torch.Tensor, noise: torch.Tens
     """L-BFGS on a fixed set: every second state of one unsteered run, each sample relative, as discovery weighs them."""
     evaluations = learner.settings.steps * noise.shape[0] * 5  # what first-order steps would have cost
     pairs = pairs_of_batch(learner, noise.shape[0], 0)
-    roles = {
-        role: cond.rows(conds, [pair % len(conds) for pair in pairs])
-        for role, conds in learner.conds.items()
-        if role != "unconditional"
-    }
+    roles = learner.branches(pairs)
     states = []
 
     def denoiser(x, sigma, **_):
@@ -94,10 +84,8 @@ def learn_second_order(learner: Learner, sigmas: torch.Tensor, noise: torch.Tens
         x = comfy.k_diffusion.sampling.sample_euler(denoiser, x, sigmas, disable=True)
         fixed = []
         for state, sigma, base in states[::2]:
-            others = {
-                role: learner.denoise([roles[role]], state, sigma)[0] for role in ("concept", "avoid") if role in roles
-            }
-            target = teacher_target(base, others.get("concept", base), learner.settings.guidance, others.get("avoid"))
+            others = {role: learner.denoise([roles[role]], state, sigma)[0] for role in roles if role != "base"}
+            target = learner.target({"base": base, **others})
             fixed.append((state, sigma, base, target, prediction_scale(learner.model.model_sampling, sigma)))
     optimizer = torch.optim.LBFGS([learner.vector], max_iter=10**6, max_eval=10**6, history_size=20,
                                   line_search_fn="strong_wolfe")  # fmt: skip

@@ -20,14 +20,16 @@ DECODER_ENTRANCE = ("output", 0)
 
 def unet_of(model) -> torch.nn.Module:
     """The diffusion model of a ModelPatcher, compiled or not."""
-    unet = model.get_model_object("diffusion_model")
-    return getattr(unet, "_orig_mod", unet)  # torch.compile keeps the module there
+    return _uncompiled(model.get_model_object("diffusion_model"))
+
+
+def _uncompiled(module: torch.nn.Module) -> torch.nn.Module:
+    return getattr(module, "_orig_mod", module)  # torch.compile keeps the module there
 
 
 def decoder_layers(model) -> list[torch.nn.Module]:
     """The residual and attention layers of the decoder of a BaseModel."""
-    unet = getattr(model.diffusion_model, "_orig_mod", model.diffusion_model)
-    return [layer for block in unet.output_blocks for layer in block]
+    return [layer for block in _uncompiled(model.diffusion_model).output_blocks for layer in block]
 
 
 def is_unet(module: torch.nn.Module) -> bool:

@@ -99,15 +99,22 @@ class Learner:
         options = self.student_options if steered else self.options
         return compat.denoise(self.model, branches, x, sigma, options)
 
+    def branches(self, pairs: list[int]) -> dict[str, list[dict]]:
+        """By role (base, concept, avoid; those there are), the conds that give image i of a batch pair `pairs[i]`."""
+        roles = {role: self.conds[role] for role in ("base", "concept", "avoid") if role in self.conds}
+        return {role: cond.rows(conds, [pair % len(conds) for pair in pairs]) for role, conds in roles.items()}
+
+    def target(self, seen: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The teacher's target from predictions by role."""
+        base = seen["base"]
+        return teacher_target(base, seen.get("concept", base), self.settings.guidance, seen.get("avoid"))
+
     def teach(self, x, sigma, pairs: list[int]) -> torch.Tensor:
         """One distilled step at the states `x`; returns the student's prediction there."""
-        roles = {"base": self.conds["base"]}
-        roles |= {role: self.conds[role] for role in ("concept", "avoid") if role in self.conds}
-        branches = {role: cond.rows(conds, [pair % len(conds) for pair in pairs]) for role, conds in roles.items()}
+        branches = self.branches(pairs)
         with torch.no_grad():
             seen = dict(zip(branches, self.denoise(list(branches.values()), x, sigma), strict=True))
-        base = seen["base"]
-        target = teacher_target(base, seen.get("concept", base), self.settings.guidance, seen.get("avoid"))
+        base, target = seen["base"], self.target(seen)
         with torch.enable_grad():  # samplers run under no_grad
             student = self.denoise([branches["base"]], x, sigma, steered=True)[0]
             scale = prediction_scale(self.model.model_sampling, sigma)

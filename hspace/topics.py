@@ -272,9 +272,14 @@ def wish_spans(topic: str, text: str) -> list[tuple[int, int]]:
 
     "no guns, knives or blood" refuses three things; without "no guns" it would ask for the other two.
     """
+    rest = _rest_of_list(topic)
+    return [(found.start(), rest.match(text, found.end()).end()) for found in _pattern(topic).finditer(text)]
+
+
+@cache
+def _rest_of_list(topic: str) -> re.Pattern:
     if topic in _WORDS:
         more = rf"(?:(?:no|any|other|a|an|the) )?(?:\w+ )?(?:{_WORDS[topic]})(?!\w)"
     else:
         more = rf"(?:(?:{_OPEN}) )?(?:{_ANY_NOUN})\b"
-    rest = re.compile(rf"(?:(?:,? (?:and|or|nor|&) |, ?|/){more})*", re.IGNORECASE)
-    return [(found.start(), rest.match(text, found.end()).end()) for found in _pattern(topic).finditer(text)]
+    return re.compile(rf"(?:(?:,? (?:and|or|nor|&) |, ?|/){more})*", re.IGNORECASE)
