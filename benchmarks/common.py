@@ -182,3 +182,13 @@ def write_json(name: str, content) -> None:
     """`benchmarks/results/<name>.json`."""
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def store(name: str, results: list[dict], place: Callable[[dict], tuple]) -> list[dict]:
+    """All results in `benchmarks/results/<name>.json`, with these instead of those at their place, in order of place."""
+    path = RESULTS / f"{name}.json"
+    places = {place(result) for result in results}
+    others = json.loads(path.read_text()) if path.exists() else []
+    kept = sorted([*(other for other in others if place(other) not in places), *results], key=place)
+    write_json(name, kept)
+    return kept

@@ -40,7 +40,7 @@ from .common import (
     attribute_task,
     markdown_table,
     mean_psnr,
-    write_json,
+    store,
 )
 from .discovery_methods import DEFAULT, METHODS
 from .style_judge import StyleJudge
@@ -104,10 +104,14 @@ def main() -> None:
             continue
         if time.monotonic() - began > 60 * options.minutes:
             break
-        cells.append(run(bench, method, concept, seed, options.images))
-        write_json("discovery", cells)
+        cells = store("discovery", [run(bench, method, concept, seed, options.images)], place)
     (RESULTS / "discovery.md").write_text(report(cells, options.images))
     plot(cells)
+
+
+def place(cell: dict) -> tuple:
+    """Where a cell stands among the others."""
+    return list(METHODS).index(cell["method"]), list(CONCEPTS).index(cell["concept"]), cell["seed"]
 
 
 def run(bench: Bench, method: str, concept: str, seed: int, images: int) -> dict:

@@ -10,12 +10,14 @@ from functools import partial
 from unittest.mock import patch
 
 import torch
+import torch.nn.functional as F
 
 from ..hspace import discovery, learner, states
 from ..hspace.concept import Direction
 from ..hspace.objective import mean_square
 from ..hspace.settings import DiscoverySettings
 from ..hspace.site import find_site
+from ..hspace.states import run_noise
 from ..hspace.steering import apply_steering
 from .baselines import mean_difference
 from .capacity import LowRank, NoiseLevels, find_extended
@@ -23,6 +25,7 @@ from .common import PAPER, Bench, Steer, Task
 from .rivals import (
     RIVAL_SETTINGS,
     AveragingLearner,
+    learn_on_kept_states,
     learn_respodiff,
     learn_second_order,
     learn_slider,
@@ -125,6 +128,25 @@ def _one_pair(bench: Bench, task: Task, seed: int) -> tuple[Direction, int]:
     return found.direction, found.evaluations
 
 
+def _antithetic(learner, shape: torch.Size) -> torch.Tensor:
+    """Each noise in a batch with its negative."""
+    half = run_noise(learner, (shape[0] // 2, *shape[1:]))
+    return torch.cat([half, -half])
+
+
+def _asking_for_nothing(bench: Bench, task: Task, seed: int) -> tuple[Direction, int]:
+    """Beside each pair one whose base prompt says the concept already: the teacher wants no change there, and a vector that
+    makes one pays for it."""
+    task = dataclasses.replace(task, concept=2 * task.concept, base=task.base + task.concept)
+    found, _ = bench.discover(task, seed=seed)
+    return found.direction, found.evaluations
+
+
+def _low_frequencies(tensor: torch.Tensor) -> torch.Tensor:
+    pooled = F.adaptive_avg_pool2d(tensor[None], 2)
+    return F.interpolate(pooled, size=tensor.shape[1:], mode="bilinear", align_corners=False)[0]
+
+
 def _both_halves(model, concept, strength):
     """The unconditional half the other way, by half as much."""
     return apply_steering(apply_steering(model, concept, strength), concept, -0.5 * strength, branch="negative")
@@ -146,6 +168,7 @@ _UNWEIGHTED = (learner, "relative_error", _unweighted)
 _NOISED = {"sample_count": 62, "steps": 104}  # 2,480 evaluations of images, 2,496 of learning
 
 DEFAULT = "+ calibrated (default)"
+SPATIAL_MEAN = "default, spatial_mean on"
 METHODS = {
     "paper, as published": Method(PAPER),
     "paper's loss": Method({"method": "paper", "sample_count": 62, "steps": 156}),
@@ -163,7 +186,7 @@ METHODS = {
     "default, 300 steps": Method({"calibrate": True, "steps": 300, "sample_count": 128}),
     "default, the noisier 70 % only": Method({"calibrate": True}, overrides=(_NOISIER,)),
     "default, paths without guidance": Method({"calibrate": True}, overrides=((states, "ROLL_OUT_CFG", 1.0),)),
-    "default, weighted by min-SNR": Method(overrides=((learner, "relative_error", _min_snr),)),
+    "default, weighted by min-SNR": Method({"calibrate": True}, overrides=((learner, "relative_error", _min_snr),)),
     "default, no decay": Method({"calibrate": True}, overrides=((learner.Learner, "_learning_rate", _constant_rate),)),
     "default, no decay, averaged": Method(
         {"calibrate": True},
@@ -172,6 +195,11 @@ METHODS = {
             (discovery, "Learner", AveragingLearner),
         ),
     ),
+    "default, noise and its negative": Method({"calibrate": True}, overrides=((states, "run_noise", _antithetic),)),
+    "default, pairs that want no change": Method(find=_asking_for_nothing),
+    "default, states kept and reused": Method(
+        {"calibrate": True, "steps": 229}, overrides=((discovery, "roll_out", learn_on_kept_states),)
+    ),
     "default, from mean difference": Method(find=_from_mean_difference),
     "default, one pair": Method(find=_one_pair),
     "L-BFGS on a fixed set": Method(overrides=((discovery, "roll_out", learn_second_order),)),
@@ -179,7 +207,9 @@ METHODS = {
     "default, other half steered back": Method({"calibrate": True}, steer=_both_halves),
     "default, and by noise level": Method(find=partial(find_extended, NoiseLevels(3))),
     "default, and a map of rank 8": Method(find=partial(find_extended, LowRank(8))),
-    "default, spatial mean only": Method({"calibrate": True}, after=_spatial_mean),
+    SPATIAL_MEAN: Method({"calibrate": True, "spatial_mean": True}),
+    "default, averaged when finished": Method({"calibrate": True}, after=_spatial_mean),
+    "default, low frequencies only": Method({"calibrate": True}, after=_low_frequencies),
     "default, learnt without a map": Method(find=_without_map),
     "mean difference": Method(find=_mean_difference),
     "RespoDiff's concept module": Method(

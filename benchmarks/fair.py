@@ -7,7 +7,6 @@ cores. Needs the vectors of `make vectors`.
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 from functools import cache, partial
 
@@ -16,7 +15,7 @@ import torch
 from ..demo.captions import GENDERS, SKIN_TONES, caption
 from ..hspace.concept import Concept, Direction
 from .baselines import mean_difference
-from .common import PAPER, RESULTS, Bench, Task, markdown_table, write_json
+from .common import PAPER, RESULTS, Bench, Task, markdown_table, store
 from .pictures import PER_ROW, bars, image_rows
 from .responsible import (
     UNSEEN,
@@ -61,7 +60,7 @@ def main() -> None:
         for attribute in options.attribute or CLASSES:
             for method in METHODS_OF[attribute] if cfg == SHOWN_CFG else OTHER_CFG_METHODS:
                 if not options.method or method in options.method:
-                    results = store(measure(bench, attribute, method, plain, cfg))
+                    results = store("fair", [measure(bench, attribute, method, plain, cfg)], place)
     (RESULTS / "fair.md").write_text(report(results, options.images, options.professions))
     at = [r for r in results if r["cfg"] == SHOWN_CFG] or results
     panels = {
@@ -75,17 +74,10 @@ def main() -> None:
         image_rows(rows, RESULTS / f"fair_{attribute.replace(' ', '_')}.jpg")
 
 
-def store(result: dict) -> list[dict]:
-    """All results on disk, with this one in its place."""
-
-    def place(row: dict) -> tuple:
-        return row["cfg"] != SHOWN_CFG, row["cfg"], list(CLASSES).index(row["attribute"]), METHODS.index(row["method"])
-
-    path = RESULTS / "fair.json"
-    others = json.loads(path.read_text()) if path.exists() else []
-    results = sorted([*(row for row in others if place(row) != place(result)), result], key=place)
-    write_json("fair", results)
-    return results
+def place(result: dict) -> tuple:
+    """Where a result stands among the others."""
+    cfg = result["cfg"]
+    return cfg != SHOWN_CFG, cfg, list(CLASSES).index(result["attribute"]), METHODS.index(result["method"])
 
 
 def draw_method(

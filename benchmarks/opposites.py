@@ -63,6 +63,7 @@ def neutral(task: Task) -> Task:
 
 
 def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
+    a, b = torch.broadcast_tensors(a, b)  # one value a channel, against a map
     return F.cosine_similarity(a.flatten(), b.flatten(), dim=0).item()
 
 

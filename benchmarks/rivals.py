@@ -8,6 +8,7 @@ for each step, which is what they pay for. All but the last are written as what 
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 
 import comfy.k_diffusion.sampling
 import comfy.samplers
@@ -16,7 +17,7 @@ from comfy.weight_adapter import LoRAAdapter
 
 from ..hspace import conditioning as cond
 from ..hspace.learner import REACH_FROM, Learner
-from ..hspace.objective import mean_square, prediction_scale, relative_error
+from ..hspace.objective import mean_square, prediction_scale, relative_error, relative_reach
 from ..hspace.states import ROLL_OUT_CFG, SAMPLING_STEPS, generator_for, pairs_of_batch
 
 RIVAL_SETTINGS = {"steps": 125, "guidance": 4.0, "batch_size": 8, "calibrate": False}
@@ -67,26 +68,69 @@ def learn_slider(
     return x
 
 
-def learn_second_order(learner: Learner, sigmas: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """L-BFGS on a fixed set: every second state of one unsteered run, each sample relative, as discovery weighs them."""
-    evaluations = learner.settings.steps * noise.shape[0] * 5  # what first-order steps would have cost
-    pairs = pairs_of_batch(learner, noise.shape[0], 0)
-    roles = learner.branches(pairs)
-    states = []
+@dataclass
+class _State:
+    """A batch of a sampling run, and all that a step needs to know of the frozen model there."""
+
+    x: torch.Tensor
+    sigma: torch.Tensor
+    prompts: list[dict]
+    base: torch.Tensor
+    target: torch.Tensor
+    scale: torch.Tensor
+
+
+def _unsteered_states(learner: Learner, sigmas: torch.Tensor, noise: torch.Tensor, number: int) -> list[_State]:
+    """Every second state of unsteered run `number`."""
+    roles = learner.branches(pairs_of_batch(learner, noise.shape[0], number))
+    visited = []
 
     def denoiser(x, sigma, **_):
         base, empty = learner.denoise([roles["base"], learner.conds["unconditional"]], x, sigma)
-        states.append((x, sigma, base))
+        visited.append((x, sigma, base))
         return empty + ROLL_OUT_CFG * (base - empty)
 
-    x = learner.model.model_sampling.noise_scaling(sigmas[0], noise, torch.zeros_like(noise), True)
+    sampling = learner.model.model_sampling
+    x = sampling.noise_scaling(sigmas[0], noise, torch.zeros_like(noise), True)
+    kept = []
     with torch.no_grad():
-        x = comfy.k_diffusion.sampling.sample_euler(denoiser, x, sigmas, disable=True)
-        fixed = []
-        for state, sigma, base in states[::2]:
-            others = {role: learner.denoise([roles[role]], state, sigma)[0] for role in roles if role != "base"}
+        comfy.k_diffusion.sampling.sample_euler(denoiser, x, sigmas, disable=True)
+        for x, sigma, base in visited[::2]:
+            others = {role: learner.denoise([roles[role]], x, sigma)[0] for role in roles if role != "base"}
             target = learner.target({"base": base, **others})
-            fixed.append((state, sigma, base, target, prediction_scale(learner.model.model_sampling, sigma)))
+            kept.append(_State(x, sigma, roles["base"], base, target, prediction_scale(sampling, sigma)))
+    return kept
+
+
+def learn_on_kept_states(learner: Learner, sigmas: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """Steps on the states of two unsteered runs, over and over, in a drawn order: cheap, but not where the vector leads."""
+    kept = []
+    for number in range(2):
+        start = torch.randn(noise.shape, generator=generator_for(learner.settings.seed, 6, number)).to(noise)
+        kept += _unsteered_states(learner, sigmas, start, number)
+    while not learner.finished:
+        order = torch.randperm(len(kept), generator=generator_for(learner.settings.seed, 7, learner.step))
+        for place in order.tolist():
+            if learner.finished:
+                break
+            state, near_end = kept[place], learner.near_end
+            with torch.enable_grad():
+                student = learner.denoise([state.prompts], state.x, state.sigma, steered=True)[0]
+                learner.descend(relative_error(student, state.target, state.base, state.scale))
+            if near_end:
+                reach = relative_reach(
+                    student.detach(), state.target, state.base, state.scale, learner.settings.guidance
+                )
+                learner.reach_sum += reach.mean().item()
+                learner.reach_steps += 1
+            learner.report(student.detach())
+    return noise
+
+
+def learn_second_order(learner: Learner, sigmas: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """L-BFGS on a fixed set, each sample relative, as discovery weighs them."""
+    evaluations = learner.settings.steps * noise.shape[0] * 5  # what first-order steps would have cost
+    fixed = _unsteered_states(learner, sigmas, noise, 0)
     optimizer = torch.optim.LBFGS([learner.vector], max_iter=10**6, max_eval=10**6, history_size=20,
                                   line_search_fn="strong_wolfe")  # fmt: skip
     best = learner.vector.detach().clone()
@@ -96,9 +140,9 @@ def learn_second_order(learner: Learner, sigmas: torch.Tensor, noise: torch.Tens
             raise _BudgetSpentError
         optimizer.zero_grad()
         total = 0.0
-        for state, sigma, base, target, scale in fixed:
-            student = learner.denoise([roles["base"]], state, sigma, steered=True)[0]
-            errors = relative_error(student, target, base, scale)
+        for state in fixed:
+            student = learner.denoise([state.prompts], state.x, state.sigma, steered=True)[0]
+            errors = relative_error(student, state.target, state.base, state.scale)
             learner.evaluations += len(errors)
             errors.sum().backward()
             total += errors.sum().item()
@@ -112,7 +156,7 @@ def learn_second_order(learner: Learner, sigmas: torch.Tensor, noise: torch.Tens
     with torch.no_grad():
         learner.vector.copy_(best)
     learner.losses += [min(learner.losses)] * (learner.settings.steps - len(learner.losses))
-    return x
+    return noise
 
 
 class _BudgetSpentError(Exception):

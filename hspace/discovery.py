@@ -16,6 +16,7 @@ conditioning and applies the user's patches.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -36,7 +37,6 @@ from .settings import DiscoverySettings
 from .site import find_site
 from .states import (
     SAMPLING_STEPS,
-    by_size,
     draw_samples,
     learn_from_samples,
     roll_out,
@@ -179,8 +179,9 @@ def discover(
         learner = sampler.learner
         metadata = _metadata(site, settings, shape, learner, evaluations, prompts or {}, len(base), len(model.patches))
         metadata |= sampler.strengths.metadata() if sampler.strengths else {}
+        found = learner.steers_with if learner.finished else learner.vector
         finished = {} if learner.finished else learner.state()
-        return Direction(learner.vector.detach() * learner.scale, settings.name, site.family, metadata, finished)
+        return Direction(found.detach() * learner.scale, settings.name, site.family, metadata, finished)
 
     try:
         drawn = guider.sample(noise, latent, sampler, sigmas, disable_pbar=True, seed=settings.seed)
@@ -205,13 +206,15 @@ def _latent_shape(model, settings: DiscoverySettings, samples: list[torch.Tensor
         return channels, settings.height // 8, settings.width // 8
     if not sum(len(batch) for batch in samples):
         raise ValueError("samples: there is no image in them; connect some, or nothing.")
+    sizes = Counter()
     for batch in samples:
         if batch.ndim != 4 or batch.shape[1] != channels:
             raise ValueError(
                 f"samples: latents of shape {list(batch.shape)} do not fit a model with {channels} latent channels; "
                 "encode the images with this model's VAE."
             )
-    return tuple(by_size(samples)[0][0].shape[1:])
+        sizes[tuple(batch.shape[1:])] += len(batch)
+    return sizes.most_common(1)[0][0]
 
 
 def _metadata(site, settings: DiscoverySettings, shape, learner: Learner, evaluations: int, prompts, pairs: int,
@@ -232,6 +235,7 @@ def _metadata(site, settings: DiscoverySettings, shape, learner: Learner, evalua
         "learning_rate": f"{settings.learning_rate:g}",
         "guidance": f"{settings.guidance:g}",
         "seed": str(settings.seed),
+        **({"spatial_mean": "true"} if settings.spatial_mean and learner.finished else {}),
         **({"model_patches": f"{patches} weights (LoRA, merge ...)"} if patches else {}),
         **({"reach": f"{learner.reach:.4g}", "scale": f"{learner.scale:.4g}"} if learner.reach_steps else {}),
         "evaluations": str(evaluations + learner.evaluations),

@@ -19,7 +19,7 @@ from .settings import DiscoverySettings
 ADAM_BETAS = (0.9, 0.99)
 ADAM_STATE = ("exp_avg", "exp_avg_sq")
 REACH_FROM = 0.75
-"""Share of the steps after which the vector is near enough to its end to measure its reach."""
+"""Share of the steps after which the vector is near enough to its end to measure its reach, and to be averaged."""
 
 
 @dataclass
@@ -84,12 +84,22 @@ class Learner:
     def finished(self) -> bool:
         return self.step >= self.settings.steps
 
+    @property
+    def near_end(self) -> bool:
+        """Whether the step that runs now, or would run next, is one of the last quarter."""
+        return self.step + 1 > REACH_FROM * self.settings.steps
+
+    @property
+    def steers_with(self) -> torch.Tensor:
+        """What the vector adds to h, `[C, H, W]`, or `[C, 1, 1]` once it is averaged."""
+        return self.vector.mean((1, 2), keepdim=True) if self.settings.spatial_mean and self.near_end else self.vector
+
     def _add_vector(self, h, hsp, transformer_options):
         if transformer_options["block"] != compat.DECODER_ENTRANCE:
             return h, hsp
         if self.rms is None:
             self.rms = h.detach().float().square().mean().sqrt().item()
-        vector = resize_direction(self.vector, h.shape[2:])
+        vector = resize_direction(self.steers_with, h.shape[2:])
         return h + (self.strength * vector).to(h.dtype), hsp
 
     def denoise(self, branches: list[list[dict]], x, sigma, steered=False, strength=1.0) -> list[torch.Tensor]:
@@ -114,12 +124,12 @@ class Learner:
         branches = self.branches(pairs)
         with torch.no_grad():
             seen = dict(zip(branches, self.denoise(list(branches.values()), x, sigma), strict=True))
-        base, target = seen["base"], self.target(seen)
+        base, target, near_end = seen["base"], self.target(seen), self.near_end
         with torch.enable_grad():  # samplers run under no_grad
             student = self.denoise([branches["base"]], x, sigma, steered=True)[0]
             scale = prediction_scale(self.model.model_sampling, sigma)
             self.descend(relative_error(student, target, base, scale))
-        if self.step > REACH_FROM * self.settings.steps:
+        if near_end:
             reach = relative_reach(student.detach(), target, base, scale, self.settings.guidance)
             self.reach_sum += reach.mean().item()
             self.reach_steps += 1

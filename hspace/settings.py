@@ -25,6 +25,7 @@ class DiscoverySettings:
             concepts that are easy to explain overshoot.
         measure_range: measure the strengths between which the finished vector is of use (`strength_range`).
         gradient_checkpointing: compute the decoder's activations again in the backward pass instead of keeping them.
+        spatial_mean: learn a map, then keep its mean, one value a channel; the last steps already learn with it.
     """
 
     name: str
@@ -40,6 +41,7 @@ class DiscoverySettings:
     calibrate: bool = True
     measure_range: bool = False
     gradient_checkpointing: bool = False
+    spatial_mean: bool = False
 
     def __post_init__(self):
         if not self.name.strip():

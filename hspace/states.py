@@ -50,6 +50,11 @@ def generator_for(seed: int, *stream: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def run_noise(learner: Learner, shape: torch.Size) -> torch.Tensor:
+    """What the sampling run that begins at the learner's step starts from."""
+    return torch.randn(shape, generator=generator_for(learner.settings.seed, 2, learner.step))
+
+
 def roll_out(learner: Learner, sigmas: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     """Distilled, on-policy: sampling runs steered by the vector so far, with one optimiser step at each state.
 
@@ -70,7 +75,7 @@ def roll_out(learner: Learner, sigmas: torch.Tensor, noise: torch.Tensor) -> tor
             learner.report(images[-1])
             return images[-1]
 
-        start = torch.randn(noise.shape, generator=generator_for(learner.settings.seed, 2, learner.step)).to(noise)
+        start = run_noise(learner, noise.shape).to(noise)
         x = sampling.noise_scaling(sigmas[0], start, torch.zeros_like(start), True)
         images.append(x)
         # One step beyond the last state, so that it is visited too.

@@ -69,6 +69,9 @@ class DiscoverConcept(SearchableNode):
                 io.Boolean.Input("gradient_checkpointing", default=False, optional=True, tooltip="Keep less in memory while "
                                  "learning and compute it again: for cards that run out of memory. The same vector, more "
                                  "slowly."),
+                io.Boolean.Input("spatial_mean", default=False, optional=True, tooltip="Keep one value a channel, the mean over "
+                                 "the map, instead of a map: the same change wherever the subject is, and gentler on the "
+                                 "rest of the image. Loses what depends on the place."),
             ],
             outputs=[
                 ConceptVector.Output(display_name="concept", tooltip="The vector. Connect to Save and to Apply."),

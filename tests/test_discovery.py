@@ -225,15 +225,49 @@ def test_cancel_within_a_step_keeps_what_was_found_and_resumes(method, vector_fo
     assert not whole.direction.extra
 
 
-def test_failure_keeps_what_was_found():
-    kept = []
+@pytest.mark.parametrize("stop", [2, 5])
+def test_spatial_mean_is_one_value_a_channel_and_resumes_from_its_map(stop):
+    """Whether it stops while the map is learnt or, in the last quarter, its mean."""
+    samples, kept = torch.randn(4, 4, 16, 16, generator=torch.Generator().manual_seed(3)), []
+    whole = find(samples=samples, spatial_mean=True).direction
+    assert whole.tensor.shape == (64, 1, 1)
+    assert whole.metadata["spatial_mean"] == "true"
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        find(samples=samples, spatial_mean=True, listener=Stop(stop), keep_partial=kept.append)
+    (partial,) = kept
+    assert partial.tensor.shape == (64, 8, 8)
+    assert "spatial_mean" not in partial.metadata
+    resumed = find(samples=samples, spatial_mean=True, start_from=partial).direction
+    assert torch.equal(resumed.tensor, whole.tensor)
+
+
+def fail_at(step):
+    """A listener that raises after that step."""
 
     def fail(progress):
-        if progress.step == 2:
+        if progress.step == step:
             raise OSError("disk full")
 
+    return fail
+
+
+def test_the_last_steps_learn_with_the_mean():
+    """Which has the same gradient everywhere."""
+    samples, moments = torch.randn(4, 4, 16, 16, generator=torch.Generator().manual_seed(3)), {}
+    for steps in (5, 6, 7):
+        kept = []
+        with pytest.raises(OSError, match="disk full"):
+            find(samples=samples, spatial_mean=True, steps=8, listener=fail_at(steps), keep_partial=kept.append)
+        moments[steps] = kept[0].extra["exp_avg"]
+    of_map, of_mean = (moments[step] - 0.9 * moments[step - 1] for step in (6, 7))
+    assert of_map.std((1, 2)).min() > 1e-3 * of_map.abs().max()
+    assert of_mean.std((1, 2)).max() < 1e-5 * of_map.abs().max()
+
+
+def test_failure_keeps_what_was_found():
+    kept = []
     with pytest.raises(OSError, match="disk full"):
-        find(listener=fail, keep_partial=kept.append)
+        find(listener=fail_at(2), keep_partial=kept.append)
     assert kept[0].metadata["steps"] == "2"
 
 

@@ -8,7 +8,7 @@ PROMISED = {
     "HSpaceDiscoverConcept": (
         "Discover Concept Direction",
         "model concept base name method steps batch_size learning_rate guidance sample_count width height seed samples "
-        "avoid start_from preview_every calibrate measure_range gradient_checkpointing",
+        "avoid start_from preview_every calibrate measure_range gradient_checkpointing spatial_mean",
         "CONCEPT_VECTOR IMAGE LATENT",
     ),
     "HSpaceSaveConcept": ("Save Concept Vector", "concept filename_prefix", "STRING"),
@@ -38,7 +38,7 @@ PROMISED = {
     "HSpaceInspectConcept": ("Inspect Concept Vector", "concept compare", "STRING IMAGE"),
 }
 OPTIONAL = {
-    "compare", "samples", "avoid", "start_from", "preview_every", "calibrate", "measure_range", "gradient_checkpointing", "remove_matched", "mask", "hook_keyframes", "previous",
+    "compare", "samples", "avoid", "start_from", "preview_every", "calibrate", "measure_range", "gradient_checkpointing", "spatial_mean", "remove_matched", "mask", "hook_keyframes", "previous",
     *(f"concept_{n}" for n in range(3, 7)),
 }  # fmt: skip
 
