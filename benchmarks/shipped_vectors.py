@@ -22,7 +22,7 @@ VECTORS = Path(__file__).parent.parent / "vectors"
 STRENGTHS = (0.35, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 HARM = 0.03
 """Share of images that may lose their profession to a vector at strength 1, against the strength that keeps most."""
-ENOUGH = 0.02
+ENOUGH = 0.01
 """Share of images with the concept that a strength may lack, of those of the best one, and be preferred for being lower."""
 BOTH_HALVES = [*FOUND_ON, *list(MOSTLY_WOMEN)[::2]]
 _TASKS = (
@@ -80,11 +80,16 @@ def calibrate(bench: Bench, task: Task, direction: Direction, images: int) -> tu
         rows.append({"strength": strength, **bench.judge_prompts(task, images, direction, strength)})
         if rows[-1]["profession"] < rows[0]["profession"] - 0.2:
             break
+    return right_strength(rows), rows
+
+
+def right_strength(rows: list[dict]) -> float:
+    """What strength 1 of a shipped vector is, from the rows of all strengths, unsteered first."""
     kept = max(row["profession"] for row in rows)
     # What does harm at one strength is not trusted at a higher one, however it came out there.
     harmless = list(itertools.takewhile(lambda row: row["profession"] >= kept - HARM, rows[1:])) or rows[1:2]
     most = max(row["concept"] for row in harmless)
-    return next(row["strength"] for row in harmless if row["concept"] >= most - ENOUGH), rows
+    return next(row["strength"] for row in harmless if row["concept"] >= most - ENOUGH)
 
 
 def vector_path(name: str) -> Path:
