@@ -17,7 +17,7 @@ from comfy.weight_adapter import LoRAAdapter
 
 from ..hspace import conditioning as cond
 from ..hspace.learner import REACH_FROM, Learner
-from ..hspace.objective import mean_square, prediction_scale, relative_error, relative_reach
+from ..hspace.objective import mean_square, prediction_scale, relative_error
 from ..hspace.states import ROLL_OUT_CFG, SAMPLING_STEPS, generator_for, pairs_of_batch
 
 RIVAL_SETTINGS = {"steps": 125, "guidance": 4.0, "batch_size": 8, "calibrate": False}
@@ -113,17 +113,8 @@ def learn_on_kept_states(learner: Learner, sigmas: torch.Tensor, noise: torch.Te
         for place in order.tolist():
             if learner.finished:
                 break
-            state, near_end = kept[place], learner.near_end
-            with torch.enable_grad():
-                student = learner.denoise([state.prompts], state.x, state.sigma, steered=True)[0]
-                learner.descend(relative_error(student, state.target, state.base, state.scale))
-            if near_end:
-                reach = relative_reach(
-                    student.detach(), state.target, state.base, state.scale, learner.settings.guidance
-                )
-                learner.reach_sum += reach.mean().item()
-                learner.reach_steps += 1
-            learner.report(student.detach())
+            state = kept[place]
+            learner.report(learner.follow(state.target, state.x, state.sigma, state.prompts, state.base))
     return noise
 
 

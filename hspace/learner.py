@@ -124,9 +124,13 @@ class Learner:
         branches = self.branches(pairs)
         with torch.no_grad():
             seen = dict(zip(branches, self.denoise(list(branches.values()), x, sigma), strict=True))
-        base, target, near_end = seen["base"], self.target(seen), self.near_end
+        return self.follow(self.target(seen), x, sigma, branches["base"], seen["base"])
+
+    def follow(self, target, x, sigma, prompts: list[dict], base: torch.Tensor) -> torch.Tensor:
+        """One step towards a teacher's target at `x`, where the frozen model predicts `base` under the base prompts."""
+        near_end = self.near_end
         with torch.enable_grad():  # samplers run under no_grad
-            student = self.denoise([branches["base"]], x, sigma, steered=True)[0]
+            student = self.denoise([prompts], x, sigma, steered=True)[0]
             scale = prediction_scale(self.model.model_sampling, sigma)
             self.descend(relative_error(student, target, base, scale))
         if near_end:
