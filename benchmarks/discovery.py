@@ -42,10 +42,11 @@ from .common import (
     mean_psnr,
     store,
 )
-from .discovery_methods import DEFAULT, METHODS
+from .discovery_methods import DEFAULT, METHODS, PUBLISHED, SPATIAL_MEAN
 from .style_judge import StyleJudge
 
 STRENGTHS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
+SHOWN_BY_STRENGTH = {DEFAULT: "default", SPATIAL_MEAN: "spatial_mean on", PUBLISHED: "paper's protocol"}
 _WOMEN = list(MOSTLY_WOMEN)
 _HARMLESS = [name for name in MOSTLY_MEN if name not in ARMED]
 _BOTH = [*FOUND_ON, *_WOMEN[::2]], [*STEERED_ON, *_WOMEN[1::2]]
@@ -185,18 +186,19 @@ def report(cells: list[dict], images: int) -> str:
 
 
 def by_strength(cells: list[dict], concepts: list[str]) -> str:
-    """What the default makes of each concept at each strength, the mean over seeds."""
+    """What the default, its spatial mean and the paper's protocol make of each concept at each strength, mean over seeds."""
     rows = []
-    for concept in concepts:
-        own = [cell["rows"] for cell in cells if (cell["method"], cell["concept"]) == (DEFAULT, concept)]
+    for concept, (method, form) in itertools.product(concepts, SHOWN_BY_STRENGTH.items()):
+        own = [cell["rows"] for cell in cells if (cell["method"], cell["concept"]) == (method, concept)]
         if own:
             means = [{key: statistics.mean(row[key] for row in at) for key in at[0]} for at in zip(*own, strict=True)]
-            rows.append([concept, *(f"{100 * m['concept']:.0f} / {100 * m['profession']:.0f} / {m['psnr']:.1f}" for m in means)])  # fmt: skip
+            figures = (f"{100 * m['concept']:.0f} / {100 * m['profession']:.0f} / {m['psnr']:.1f}" for m in means)
+            rows.append([concept, form, str(len(own)), *figures])
     return (
-        "\n## The default, by strength\n\n"
+        "\n## By strength\n\n"
         "Concept / profession recognised, in percent / PSNR to the unsteered image of the same seed in dB, over the whole "
         "image, what the concept changes included; mean over seeds.\n\n"
-        + markdown_table(["concept", *(f"strength {s:g}" for s in STRENGTHS)], rows)
+        + markdown_table(["concept", "method", "seeds", *(f"strength {s:g}" for s in STRENGTHS)], rows)
     )
 
 

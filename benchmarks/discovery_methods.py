@@ -167,10 +167,11 @@ _NOISIER = (states, "LEARN_UNTIL", 0.7)
 _UNWEIGHTED = (learner, "relative_error", _unweighted)
 _NOISED = {"sample_count": 62, "steps": 104}  # 2,480 evaluations of images, 2,496 of learning
 
+PUBLISHED = "paper, as published"
 DEFAULT = "+ calibrated (default)"
 SPATIAL_MEAN = "default, spatial_mean on"
 METHODS = {
-    "paper, as published": Method(PAPER),
+    PUBLISHED: Method(PAPER),
     "paper's loss": Method({"method": "paper", "sample_count": 62, "steps": 156}),
     "+ teacher instead of noise": Method(_NOISED, own_samples=True, overrides=(_UNWEIGHTED,)),
     "+ each sample relative": Method(_NOISED, own_samples=True),
