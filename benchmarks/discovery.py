@@ -46,6 +46,8 @@ from .discovery_methods import DEFAULT, METHODS, PUBLISHED, SPATIAL_MEAN
 from .style_judge import StyleJudge
 
 STRENGTHS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
+BOUNDS = UNSTEERED, IN_THE_PROMPT = "unsteered", "in the prompt"
+"""Without a vector: what there is to do, and what the model makes of the word itself."""
 SHOWN_BY_STRENGTH = {DEFAULT: "default", SPATIAL_MEAN: "spatial_mean on", PUBLISHED: "paper's protocol"}
 _WOMEN = list(MOSTLY_WOMEN)
 _HARMLESS = [name for name in MOSTLY_MEN if name not in ARMED]
@@ -74,13 +76,13 @@ CONCEPTS = {
         "firefighter",
         [caption("firefighter", **person) for person in _PEOPLE_FOUND_ON],
         [caption(**person) for person in _PEOPLE_FOUND_ON],
-        "profession", PROFESSION_INDEX["firefighter"], [], {},
+        "profession", PROFESSION_INDEX["firefighter"], [], {"profession": "firefighter"},
     ),
     "twemoji style": Task(
         "twemoji style",
         [caption(p, style=STYLES.index("twemoji")) for p in _BOTH[0]],
         [caption(p) for p in _BOTH[0]],
-        "style", STYLES.index("twemoji"), _BOTH[1], {},
+        "style", STYLES.index("twemoji"), _BOTH[1], {"style": STYLES.index("twemoji")},
     ),
 }  # fmt: skip
 
@@ -106,13 +108,17 @@ def main() -> None:
         if time.monotonic() - began > 60 * options.minutes:
             break
         cells = store("discovery", [run(bench, method, concept, seed, options.images)], place)
+    for concept, bound in itertools.product({cell["concept"] for cell in cells}, BOUNDS):
+        if (bound, concept, 0) not in done and (CONCEPTS[concept].named or bound == UNSTEERED):
+            rows = [measure(bench, CONCEPTS[concept], None, 0.0, options.images, named=bound == IN_THE_PROMPT)]
+            cells = store("discovery", [{"method": bound, "concept": concept, "seed": 0, "rows": rows}], place)
     (RESULTS / "discovery.md").write_text(report(cells, options.images))
     plot(cells)
 
 
 def place(cell: dict) -> tuple:
     """Where a cell stands among the others."""
-    return list(METHODS).index(cell["method"]), list(CONCEPTS).index(cell["concept"]), cell["seed"]
+    return [*BOUNDS, *METHODS].index(cell["method"]), list(CONCEPTS).index(cell["concept"]), cell["seed"]
 
 
 def run(bench: Bench, method: str, concept: str, seed: int, images: int) -> dict:
@@ -132,17 +138,18 @@ _unsteered: dict[str, torch.Tensor] = {}
 _style_judge = cache(StyleJudge)
 
 
-def measure(bench: Bench, task: Task, found, strength: float, images: int) -> dict[str, float]:
+def measure(bench: Bench, task: Task, found, strength: float, images: int, named: bool = False) -> dict[str, float]:
     """Concept rate, fidelity, and PSNR to the unsteered images of the same seeds in dB, over prompts not learnt on.
 
     Fidelity is the share whose profession is still recognised; where the concept is a profession, the share that still
-    has the gender of its prompt.
+    has the gender of its prompt. `named`: the prompts say the concept.
     """
     people = [{"profession": p} for p in task.steered_on] or _PEOPLE_STEERED_ON
     people = [people[i % len(people)] for i in range(images)]
-    prompts, seeds = [caption(**person) for person in people], [5000 + i for i in range(images)]
+    seeds = [5000 + i for i in range(images)]
     if task.name not in _unsteered:
-        _unsteered[task.name] = bench.draw(prompts, seeds)
+        _unsteered[task.name] = bench.draw([caption(**person) for person in people], seeds)
+    prompts = [caption(**{**person, **(task.named if named else {})}) for person in people]
     drawn = bench.draw(prompts, seeds, found, strength)
     seen = classify(bench.judge, drawn)
     concept = _style_judge(bench)(drawn) if task.attribute == "style" else getattr(seen, task.attribute)
@@ -188,18 +195,23 @@ def report(cells: list[dict], images: int) -> str:
 def by_strength(cells: list[dict], concepts: list[str]) -> str:
     """What the default, its spatial mean and the paper's protocol make of each concept at each strength, mean over seeds."""
     rows = []
+    bounds = {(cell["method"], cell["concept"]): cell["rows"] for cell in cells if cell["method"] in BOUNDS}
     for concept, (method, form) in itertools.product(concepts, SHOWN_BY_STRENGTH.items()):
         own = [cell["rows"] for cell in cells if (cell["method"], cell["concept"]) == (method, concept)]
         if own:
             means = [{key: statistics.mean(row[key] for row in at) for key in at[0]} for at in zip(*own, strict=True)]
-            figures = (f"{100 * m['concept']:.0f} / {100 * m['profession']:.0f} / {m['psnr']:.1f}" for m in means)
-            rows.append([concept, form, str(len(own)), *figures])
+            without = [bounds.get((bound, concept)) for bound in BOUNDS]
+            rows.append([concept, form, str(len(own)), *(_figures(*row) if row else "–" for row in without), *map(_figures, means)])  # fmt: skip
     return (
         "\n## By strength\n\n"
         "Concept / profession recognised, in percent / PSNR to the unsteered image of the same seed in dB, over the whole "
         "image, what the concept changes included; mean over seeds.\n\n"
-        + markdown_table(["concept", "method", "seeds", *(f"strength {s:g}" for s in STRENGTHS)], rows)
+        + markdown_table(["concept", "method", "seeds", *BOUNDS, *(f"strength {s:g}" for s in STRENGTHS)], rows)
     )
+
+
+def _figures(row: dict[str, float]) -> str:
+    return f"{100 * row['concept']:.0f} / {100 * row['profession']:.0f} / {row['psnr']:.1f}"
 
 
 def _cell(values: list[float]) -> str:
