@@ -165,9 +165,8 @@ def measure(bench: Bench, task: Task, found, strength: float, images: int, named
 
 
 def summary(cells: list[dict], method: str, concept: str) -> list[float]:
-    """Concept rate at 95 % fidelity, a value a seed; 0 where no strength keeps that."""
-    found = [at_fidelity(c["rows"])["concept"] for c in cells if (c["method"], c["concept"]) == (method, concept)]
-    return [0.0 if math.isnan(value) else value for value in found]
+    """Concept rate at 95 % fidelity, a value a seed; NaN where no strength keeps that."""
+    return [at_fidelity(c["rows"])["concept"] for c in cells if (c["method"], c["concept"]) == (method, concept)]
 
 
 def report(cells: list[dict], images: int) -> str:
@@ -185,7 +184,8 @@ def report(cells: list[dict], images: int) -> str:
         "# Discovery: quality against cost on the demo model\n\n"
         f"Share of {images} images with the concept, in percent, at the strength (of {', '.join(f'{s:g}' for s in STRENGTHS)}) "
         "with most of it among those at which 95 % of the professions are still recognised; professions that no vector was "
-        "found on, 20 steps, CFG 4. Mean over seeds, with the lowest and highest where there are several. Evaluations of the "
+        'found on, 20 steps, CFG 4. *None* where there is no such strength (for "firefighter" it is the gender of the prompt that '
+        "has to be kept). Mean over seeds, with the lowest and highest where there are several. Evaluations of the "
         "U-Net count a sample each, a backward pass through the decoder as one, images included.\n\n"
         + markdown_table(["method", "evaluations", "seconds", *concepts], rows)
         + by_strength(cells, concepts)
@@ -217,6 +217,8 @@ def _figures(row: dict[str, float]) -> str:
 def _cell(values: list[float]) -> str:
     if not values:
         return "–"
+    if any(map(math.isnan, values)):
+        return "none"
     mean = f"{100 * statistics.mean(values):.0f}"
     return mean if len(values) == 1 else f"{mean} ({100 * min(values):.0f} to {100 * max(values):.0f})"
 
