@@ -39,7 +39,7 @@ METHODS_OF = {
 }
 """The paper's protocol for each of seven vectors would take an hour."""
 FOUND_HERE = ("mean difference", PAPER_METHOD)
-CALIBRATION_IMAGES = 24
+CALIBRATION_IMAGES = 48
 SHOWN_CFG = 4.0
 
 
