@@ -21,7 +21,7 @@ from .common import FOUND_ON, NO_WEAPON, WOMAN, Bench, Task, attribute_task, per
 VECTORS = Path(__file__).parent.parent / "vectors"
 STRENGTHS = (0.35, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 HARM = 0.03
-"""Share of images that may lose their profession to a vector at strength 1, against the strength that keeps most."""
+"""Share of images that may lose their profession to a vector at strength 1, against what any lower strength keeps."""
 ENOUGH = 0.01
 """Share of images with the concept that a strength may lack, of those of the best one, and be preferred for being lower."""
 BOTH_HALVES = [*FOUND_ON, *list(MOSTLY_WOMEN)[::2]]
@@ -85,9 +85,10 @@ def calibrate(bench: Bench, task: Task, direction: Direction, images: int) -> tu
 
 def right_strength(rows: list[dict]) -> float:
     """What strength 1 of a shipped vector is, from the rows of all strengths, unsteered first."""
-    kept = max(row["profession"] for row in rows)
-    # What does harm at one strength is not trusted at a higher one, however it came out there.
-    harmless = list(itertools.takewhile(lambda row: row["profession"] >= kept - HARM, rows[1:])) or rows[1:2]
+    kept = itertools.accumulate((row["profession"] for row in rows), max)
+    # What does harm at one strength is not trusted at a higher one, however it came out there. Steering may also help.
+    pairs = itertools.takewhile(lambda pair: pair[0]["profession"] >= pair[1] - HARM, zip(rows, kept, strict=True))
+    harmless = [row for row, _ in pairs][1:] or rows[1:2]
     most = max(row["concept"] for row in harmless)
     return next(row["strength"] for row in harmless if row["concept"] >= most - ENOUGH)
 
