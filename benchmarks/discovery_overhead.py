@@ -16,6 +16,7 @@ from comfy.cli_args import LatentPreviewMethod, args
 
 from ..hspace import autosave
 from ..hspace.discovery import discover
+from ..hspace.learner import ADAM_STATE
 from ..hspace.monitor import ProgressMonitor
 from ..hspace.settings import DiscoverySettings
 from ..hspace.vector_file import save_direction
@@ -80,7 +81,8 @@ def main() -> None:
 
 def seconds_of_a_save(direction, times: int = 20) -> float:
     """Median seconds of writing one vector with its optimiser state."""
-    state = {"exp_avg": direction.tensor, "exp_avg_sq": direction.tensor, "step": torch.tensor(1.0)}
+    moments = {key: direction.tensor.clone() for key in ADAM_STATE}
+    state = {**moments, "step": torch.tensor(1.0)}
     direction = type(direction)(direction.tensor, direction.name, direction.family, direction.metadata, state)
     values = []
     with tempfile.TemporaryDirectory() as folder:
