@@ -52,7 +52,8 @@ def test_measuring_changes_nothing_and_is_counted(avoid):
 
 
 def test_agrees_with_what_people_see(demo_model):
-    """Of the shipped vector for women the classifier says: half of them at 0.35, nearly all at 1, professions lost at 2."""
+    """Of the shipped vector for women the classifier says: half of them at 0.3, nearly all at 1, professions lost from 1.6 on.
+    Of a vector of one value a channel the measure warns early."""
     woman = load_direction(ROOT / "vectors" / "emoji_woman.safetensors")
     model, clip, _ = demo_model
     professions = ("firefighter", "scientist", "judge", "mechanic")
@@ -63,5 +64,5 @@ def test_agrees_with_what_people_see(demo_model):
         concept, base = ([encode(clip, [caption(p, **said)])[0] for p in professions] for said in ({"gender": 1}, {}))
         found = discover(model, concept, base, settings, start_from=woman)
     assert 0.25 <= found.strengths.saturates <= 1
-    assert 1 <= found.strengths.breaks <= 2
+    assert 0.75 <= found.strengths.breaks <= 1.6
     assert found.strengths.rows[0].concept <= 0.4
