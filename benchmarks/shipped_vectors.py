@@ -67,7 +67,9 @@ def place(result: dict) -> tuple:
     return list(TASKS).index(result["concept"]), list(FORMS).index(result["form"])
 
 
-def calibrate(bench: Bench, task: Task, direction: Direction, images: int) -> tuple[float, list[dict]]:
+def calibrate(
+    bench: Bench, task: Task, direction: Direction, images: int, strengths: tuple[float, ...] = STRENGTHS
+) -> tuple[float, list[dict]]:
     """The lowest strength with about as much of the concept as any that does no harm, and the figures of all, unsteered
     first.
 
@@ -76,7 +78,7 @@ def calibrate(bench: Bench, task: Task, direction: Direction, images: int) -> tu
     on = [name for name in (*MOSTLY_MEN, *MOSTLY_WOMEN) if name in task.found_on]
     task = dataclasses.replace(task, steered_on=on)
     rows = [{"strength": 0.0, **bench.judge_prompts(task, images)}]
-    for strength in STRENGTHS:
+    for strength in strengths:
         rows.append({"strength": strength, **bench.judge_prompts(task, images, direction, strength)})
         if rows[-1]["profession"] < rows[0]["profession"] - 0.2:
             break
