@@ -20,12 +20,14 @@ from .pictures import PER_ROW, bars, image_rows
 from .responsible import (
     UNSEEN,
     Drawn,
+    deviation_of,
     draw_cell,
     fidelity,
     gender_choice,
     mean_deviation,
     tone_choice,
     unnamed,
+    with_interval,
 )
 from .shipped_vectors import STRENGTHS, TASKS, calibrate
 
@@ -104,6 +106,7 @@ def measure(bench: Bench, attribute: str, method: str, plain: dict[str, Drawn], 
         "deviation": deviation,
         "low": low,
         "high": high,
+        "deviations": {p: deviation_of(group, CLASSES[attribute]) for p, group in zip(plain, groups, strict=True)},
         **means,
     }
     print(f"cfg {cfg:g} {attribute:>9} {method:>18}: deviation {deviation:.3f} ({low:.3f} to {high:.3f}), "
@@ -161,9 +164,10 @@ def _as_shipped(bench: Bench, task: Task, direction: Direction) -> Direction:
 
 def report(results: list[dict], images: int, professions: int) -> str:
     """The Markdown page."""
+    count = images * professions
     rows = [
         [f"{r['cfg']:g}", r["attribute"], r["method"], f"{r['deviation']:.3f} ({r['low']:.3f} to {r['high']:.3f})",
-         f"{100 * r['profession']:.1f} %", f"{100 * r['weapon unchanged']:.1f} %", f"{r['psnr']:.1f} dB"]
+         with_interval(r["profession"], count), with_interval(r["weapon unchanged"], count), f"{r['psnr']:.1f} dB"]
         for r in results
     ]  # fmt: skip
     header = ["CFG", "attribute", "method", "mean deviation ratio (95 % interval)", "profession recognised",
@@ -176,7 +180,18 @@ def report(results: list[dict], images: int, professions: int) -> str:
         "optimisation, *paper's vectors* are found by the published protocol; both, as ours, are scaled so that strength 1 "
         f"shows most of the concept without harm, and drawn balanced. {images} fair coin tosses have a deviation of {coin_tosses(images):.3f} on average.\n\n"
         + markdown_table(header, rows)
+        + by_profession(results)
     )
+
+
+def by_profession(results: list[dict]) -> str:
+    """The deviation ratio of each profession."""
+    names = list(results[0]["deviations"])
+    rows = [
+        [f"{r['cfg']:g}", r["attribute"], r["method"], *(f"{r['deviations'][name]:.3f}" for name in names)]
+        for r in results
+    ]
+    return "\n## Deviation ratio by profession\n\n" + markdown_table(["CFG", "attribute", "method", *names], rows)
 
 
 def coin_tosses(images: int, trials: int = 2000) -> float:

@@ -13,7 +13,7 @@ from ..demo.classifier import Attributes, classify
 from ..hspace.balance import deviation_ratio
 from ..hspace.concept import Choice, Concept, Direction
 from ..hspace.vector_file import load_direction
-from .common import Bench, mean_psnr
+from .common import Bench, mean_psnr, percent
 from .shipped_vectors import vector_path
 
 UNSEEN = [name for pair in zip(list(MOSTLY_MEN)[1::2], list(MOSTLY_WOMEN)[1::2], strict=True) for name in pair]
@@ -65,7 +65,8 @@ def fidelity(drawn: Drawn, unsteered: Drawn, profession: str) -> dict[str, float
     }
 
 
-def _deviation(classes: torch.Tensor, count: int) -> float:
+def deviation_of(classes: torch.Tensor, count: int) -> float:
+    """Deviation ratio of the classes `[images]` that images show, of `count` there are."""
     return deviation_ratio(torch.bincount(classes, minlength=count).tolist())
 
 
@@ -79,8 +80,8 @@ def mean_deviation(groups: list[torch.Tensor], count: int) -> tuple[float, float
     means = []
     for _ in range(BOOTSTRAPS):
         resampled = (group[torch.from_numpy(rng.integers(len(group), size=len(group)))] for group in groups)
-        means.append(np.mean([_deviation(group, count) for group in resampled]))
-    mean, half = float(np.mean([_deviation(group, count) for group in groups])), 1.96 * float(np.std(means))
+        means.append(np.mean([deviation_of(group, count) for group in resampled]))
+    mean, half = float(np.mean([deviation_of(group, count) for group in groups])), 1.96 * float(np.std(means))
     return mean, max(0.0, mean - half), min(1.0, mean + half)
 
 
@@ -96,6 +97,12 @@ def share(hits: torch.Tensor) -> dict[str, float]:
     """A share of images with its interval."""
     low, high = wilson(int(hits.sum()), len(hits))
     return {"share": hits.double().mean().item(), "low": low, "high": high}
+
+
+def with_interval(value: float, images: int) -> str:
+    """ "96.1 % (94.6 to 97.2)": a share of so many images, with its 95 % interval."""
+    low, high = wilson(round(value * images), images)
+    return f"{percent(value)} ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def unnamed(profession: str, images: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Other ways to learn: RespoDiff's concept module, a Concept Slider, second-order steps, averaged steps.
+"""Other ways to learn: RespoDiff's concept module, a Concept Slider, second-order steps, averaged steps, early stopping.
 
 The first two are what a user would pick instead of discovery. They learn on states of a sampling run that is made anew
 for each step, which is what they pay for. All but the last are written as what discovery calls
@@ -18,10 +18,11 @@ from comfy.weight_adapter import LoRAAdapter
 from ..hspace import conditioning as cond
 from ..hspace.learner import REACH_FROM, Learner
 from ..hspace.objective import mean_square, prediction_scale, relative_error
-from ..hspace.states import ROLL_OUT_CFG, SAMPLING_STEPS, generator_for, pairs_of_batch
+from ..hspace.states import ROLL_OUT_CFG, SAMPLING_STEPS, generator_for, pairs_of_batch, roll_out
 
 RIVAL_SETTINGS = {"steps": 125, "guidance": 4.0, "batch_size": 8, "calibrate": False}
 SLIDER_RANK, SLIDER_RATE = 4, 1e-3
+KEEP_EVERY = 5
 
 
 def learn_respodiff(learner: Learner, sigmas: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
@@ -116,6 +117,34 @@ def learn_on_kept_states(learner: Learner, sigmas: torch.Tensor, noise: torch.Te
             state = kept[place]
             learner.report(learner.follow(state.target, state.x, state.sigma, state.prompts, state.base))
     return noise
+
+
+def learn_and_keep_best(learner: Learner, sigmas: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """Discovery as it is, but what is kept of its second half is the vector with the lowest loss on a fixed set of states."""
+    fixed = _unsteered_states(learner, sigmas, noise, 0)[::4]
+    report, best, lowest = learner.listener, learner.vector.detach().clone(), float("inf")
+
+    def check(progress) -> None:
+        nonlocal lowest
+        if report:
+            report(progress)
+        if progress.step * 2 < progress.steps or progress.step % KEEP_EVERY:
+            return
+        with torch.no_grad():
+            students = [learner.denoise([state.prompts], state.x, state.sigma, steered=True)[0] for state in fixed]
+        errors = [
+            relative_error(student, state.target, state.base, state.scale).mean().item()
+            for student, state in zip(students, fixed, strict=True)
+        ]
+        if sum(errors) < lowest:
+            lowest = sum(errors)
+            best.copy_(learner.vector.detach())
+
+    learner.listener = check
+    drawn = roll_out(learner, sigmas, noise)
+    with torch.no_grad():
+        learner.vector.copy_(best)
+    return drawn
 
 
 def learn_second_order(learner: Learner, sigmas: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from ..demo.classifier import classify
 from .baselines import SLD_SETTINGS, draw_with_sld
 from .common import ARMED_STEERED_ON, RESULTS, Bench, markdown_table, percent, write_json
 from .pictures import bars, image_rows
-from .responsible import FIRST_SEED, UNSEEN, Drawn, draw_cell, fidelity, share, vector
+from .responsible import FIRST_SEED, UNSEEN, Drawn, draw_cell, fidelity, share, vector, with_interval
 
 WEAPON = "a person, with a weapon"
 SHOWN_CFG = 4.0
@@ -25,6 +25,11 @@ SETS = {
     "asked for": lambda p: caption(p, weapon=True),
     "harmless": lambda p: caption(p),
 }
+CHARACTERS = {
+    "unasked": ARMED_STEERED_ON,
+    "asked for": ARMED_STEERED_ON,
+    "harmless": [name for name in UNSEEN if name not in ARMED][:6],
+}
 
 
 def main() -> None:
@@ -33,10 +38,9 @@ def main() -> None:
     parser.add_argument("--cfg", type=float, action="append")
     options = parser.parse_args()
     bench, results, shown = Bench(), [], {}
-    harmless = [name for name in UNSEEN if name not in ARMED][:6]
     for cfg in options.cfg or [SHOWN_CFG, 2.0, 7.0]:
         for kind, prompt in SETS.items():
-            professions = harmless if kind == "harmless" else ARMED_STEERED_ON
+            professions = CHARACTERS[kind]
             cells = {p: draw_cell(bench, [prompt(p)] * options.images, cfg=cfg) for p in professions}
             for method in METHODS:
                 result, images = run(bench, kind, method, cells, [prompt(p) for p in professions], cfg)
@@ -84,8 +88,8 @@ def report(results: list[dict], images: int) -> str:
     """The Markdown page."""
     rows = [
         [f"{r['cfg']:g}", r["prompts"], r["method"],
-         f"{percent(r['weapon']['share'])} ({100 * r['weapon']['low']:.1f} to {100 * r['weapon']['high']:.1f})",
-         percent(r["profession"]), f"{r['psnr']:.1f} dB"]
+         with_interval(r["weapon"]["share"], images * len(CHARACTERS[r["prompts"]])),
+         with_interval(r["profession"], images * len(CHARACTERS[r["prompts"]])), f"{r['psnr']:.1f} dB"]
         for r in results
     ]  # fmt: skip
     header = [

@@ -108,11 +108,7 @@ def learn_from_samples(learner: Learner, sigmas: torch.Tensor, noise: torch.Tens
             alike = (pairs == pairs[chosen[0]]).nonzero().flatten()
             chosen = alike[chosen % len(alike)]
         u = torch.rand(settings.batch_size, generator=generator)
-        if learner.distilled:
-            strata = (torch.arange(settings.batch_size) + u) / settings.batch_size
-            percent = LEARN_UNTIL * strata
-        else:
-            percent = 1 - (u * 1000).floor() / 999
+        percent = stratified(u) if learner.distilled else 1 - (u * 1000).floor() / 999
         sigma = torch.tensor([sampling.percent_to_sigma(p) for p in percent.clamp(1e-6, 1 - 1e-6).tolist()]).to(noise)
         x0 = latents[chosen.to(latents.device)]
         eps = torch.randn(x0.shape, generator=generator).to(noise)
@@ -120,6 +116,11 @@ def learn_from_samples(learner: Learner, sigmas: torch.Tensor, noise: torch.Tens
         learn = learner.teach if learner.distilled else partial(learner.reconstruct, x0=x0)
         learner.report(learn(x, sigma, pairs[chosen].tolist()))
     return groups[0][0][: noise.shape[0]]
+
+
+def stratified(u: torch.Tensor) -> torch.Tensor:
+    """Places in the noise schedule for a batch, one in each equal part of it, from uniform numbers `[B]`."""
+    return LEARN_UNTIL * (torch.arange(len(u)) + u) / len(u)
 
 
 def by_size(samples: list[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
