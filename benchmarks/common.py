@@ -155,9 +155,11 @@ def shares(seen: Attributes, task: Task, professions: list[str]) -> dict[str, fl
     }
 
 
-def mean_psnr(images: torch.Tensor, reference: torch.Tensor) -> float:
-    """Mean PSNR in dB of IMAGE batches `[B, H, W, C]`, 60 at most for an image."""
-    error = (images - reference).square().mean((1, 2, 3)).clamp_min(1e-6)
+def mean_psnr(images: torch.Tensor, reference: torch.Tensor, where: torch.Tensor | None = None) -> float:
+    """Mean PSNR in dB of IMAGE batches `[B, H, W, C]`, 60 at most for an image; `where`, bool `[B, H, W]`: pixels to compare."""
+    error = (images - reference).square().mean(3)
+    where = torch.ones_like(error) if where is None else where.to(error)
+    error = ((error * where).sum((1, 2)) / where.sum((1, 2))).clamp_min(1e-6)
     return (-10 * error.log10()).mean().item()
 
 

@@ -16,6 +16,7 @@ import time
 from functools import cache
 
 import torch
+import torch.nn.functional as F
 
 from ..demo.captions import (
     ARMED,
@@ -49,6 +50,7 @@ STRENGTHS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 BOUNDS = UNSTEERED, IN_THE_PROMPT = "unsteered", "in the prompt"
 """Without a vector: what there is to do, and what the model makes of the word itself."""
 SHOWN_BY_STRENGTH = {DEFAULT: "default", SPATIAL_MEAN: "spatial_mean on", PUBLISHED: "paper's protocol"}
+SHOWN = ("concept", "profession", "psnr")
 _WOMEN = list(MOSTLY_WOMEN)
 _HARMLESS = [name for name in MOSTLY_MEN if name not in ARMED]
 _BOTH = [*FOUND_ON, *_WOMEN[::2]], [*STEERED_ON, *_WOMEN[1::2]]
@@ -134,21 +136,28 @@ def run(bench: Bench, method: str, concept: str, seed: int, images: int) -> dict
             "rows": rows}  # fmt: skip
 
 
-_unsteered: dict[str, torch.Tensor] = {}
+_references: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+"""By task: unsteered images, and where the word in the prompt changes them least (`_least_changed`)."""
 _style_judge = cache(StyleJudge)
 
 
 def measure(bench: Bench, task: Task, found, strength: float, images: int, named: bool = False) -> dict[str, float]:
     """Concept rate, fidelity, and PSNR to the unsteered images of the same seeds in dB, over prompts not learnt on.
 
-    Fidelity is the share whose profession is still recognised; where the concept is a profession, the share that still
+    PSNR of whole images, and outside of what the concept changes: over the half of each image that differs least between
+    the prompt and the one that says the concept (or, for the lack of something, that asks for it). Fidelity is the share whose profession is still recognised; where the concept is a profession, the share that still
     has the gender of its prompt. `named`: the prompts say the concept.
     """
     people = [{"profession": p} for p in task.steered_on] or _PEOPLE_STEERED_ON
     people = [people[i % len(people)] for i in range(images)]
     seeds = [5000 + i for i in range(images)]
-    if task.name not in _unsteered:
-        _unsteered[task.name] = bench.draw([caption(**person) for person in people], seeds)
+    if task.name not in _references:
+        contrast = task.named or {task.attribute: 1 - task.value}
+        plain, changed = (
+            bench.draw([caption(**{**person, **word}) for person in people], seeds) for word in ({}, contrast)
+        )
+        _references[task.name] = plain, _least_changed(plain, changed)
+    unsteered, outside = _references[task.name]
     prompts = [caption(**{**person, **(task.named if named else {})}) for person in people]
     drawn = bench.draw(prompts, seeds, found, strength)
     seen = classify(bench.judge, drawn)
@@ -160,8 +169,16 @@ def measure(bench: Bench, task: Task, found, strength: float, images: int, named
         "strength": strength,
         "concept": (concept == task.value).double().mean().item(),
         "profession": kept.double().mean().item(),
-        "psnr": mean_psnr(drawn, _unsteered[task.name]),
+        "psnr": mean_psnr(drawn, unsteered),
+        "psnr_outside": mean_psnr(drawn, unsteered, outside),
     }
+
+
+def _least_changed(images: torch.Tensor, changed: torch.Tensor) -> torch.Tensor:
+    """Bool `[B, H, W]`: the half of each image's pixels around which two IMAGE batches differ least."""
+    difference = (images - changed).square().mean(3)[:, None]
+    around = F.avg_pool2d(difference, 9, stride=1, padding=4, count_include_pad=False)[:, 0]
+    return around <= around.flatten(1).median(1).values[:, None, None]
 
 
 def summary(cells: list[dict], method: str, concept: str) -> list[float]:
@@ -189,6 +206,7 @@ def report(cells: list[dict], images: int) -> str:
         "U-Net count a sample each, a backward pass through the decoder as one, images included.\n\n"
         + markdown_table(["method", "evaluations", "seconds", *concepts], rows)
         + by_strength(cells, concepts)
+        + outside(cells, concepts)
     )
 
 
@@ -199,7 +217,7 @@ def by_strength(cells: list[dict], concepts: list[str]) -> str:
     for concept, (method, form) in itertools.product(concepts, SHOWN_BY_STRENGTH.items()):
         own = [cell["rows"] for cell in cells if (cell["method"], cell["concept"]) == (method, concept)]
         if own:
-            means = [{key: statistics.mean(row[key] for row in at) for key in at[0]} for at in zip(*own, strict=True)]
+            means = [{key: statistics.mean(row[key] for row in at) for key in SHOWN} for at in zip(*own, strict=True)]
             without = [bounds.get((bound, concept)) for bound in BOUNDS]
             rows.append([concept, form, str(len(own)), *(_figures(*row) if row else "–" for row in without), *map(_figures, means)])  # fmt: skip
     return (
@@ -207,6 +225,25 @@ def by_strength(cells: list[dict], concepts: list[str]) -> str:
         "Concept / profession recognised, in percent / PSNR to the unsteered image of the same seed in dB, over the whole "
         "image, what the concept changes included; mean over seeds.\n\n"
         + markdown_table(["concept", "method", "seeds", *BOUNDS, *(f"strength {s:g}" for s in STRENGTHS)], rows)
+    )
+
+
+def outside(cells: list[dict], concepts: list[str]) -> str:
+    """What becomes of the rest of the image at the strength that the first table shows, where it was measured."""
+    rows = []
+    for concept, method in itertools.product(concepts, METHODS):
+        best = [at_fidelity(c["rows"]) for c in cells if (c["method"], c["concept"]) == (method, concept)]
+        measured = [row for row in best if "psnr_outside" in row]
+        if measured:
+            means = {key: statistics.mean(row[key] for row in measured) for key in measured[0]}
+            rows.append([concept, method, str(len(measured)), f"{means['strength']:g}", f"{100 * means['concept']:.0f} %",
+                         f"{means['psnr_outside']:.1f} dB", f"{means['psnr']:.1f} dB"])  # fmt: skip
+    return (
+        "\n## Outside of what the concept changes\n\n"
+        "At the strength of the first table: PSNR to the unsteered image of the same seed over the half of its pixels that "
+        "change least when the prompt itself says the concept (for the lack of something: asks for it), beside that of whole "
+        "images.\n\n"
+        + markdown_table(["concept", "method", "seeds", "strength", "concept shown", "PSNR outside", "PSNR"], rows)
     )
 
 
