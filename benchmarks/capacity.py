@@ -13,7 +13,29 @@ from ..hspace.learner import ADAM_BETAS, Learner
 from .common import Bench, Steer, Task
 
 
-class NoiseLevels:
+class Extension:
+    """What is learnt beside the constant vector.
+
+    Attributes:
+        block: where it is added, `transformer_options["block"]` of an output-block patch.
+    """
+
+    block = DECODER_ENTRANCE
+
+    def tensors(self, shape: torch.Size) -> list[torch.Tensor]:
+        """What to start from, for a vector of shape `[C, H, W]`."""
+        raise NotImplementedError
+
+    def rate(self, rate: float, rms: float) -> float:
+        """Its learning rate, from that of the vector and the root mean square of h."""
+        return rate
+
+    def __call__(self, tensors: list[torch.Tensor], h: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+        """What is added to h `[B, C, H, W]`, or to a batch of one; `place` `[B]` is 0 for the noisiest state and 1 for none."""
+        raise NotImplementedError
+
+
+class NoiseLevels(Extension):
     """A vector for each of a few places of the noise schedule, in between a mixture of the two that are nearest."""
 
     def __init__(self, count: int):
@@ -22,17 +44,13 @@ class NoiseLevels:
     def tensors(self, shape: torch.Size) -> list[torch.Tensor]:
         return [torch.zeros(self.count, *shape)]
 
-    def rate(self, rate: float, rms: float) -> float:
-        return rate
-
     def __call__(self, tensors: list[torch.Tensor], h: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
-        """What is added to h `[B, C, H, W]`; `place` `[B]` is 0 for the noisiest state and 1 for none."""
         knot = place.clamp(0, 1) * (self.count - 1)
         weights = (1 - (knot[:, None] - torch.arange(self.count)).abs()).clamp_min(0)
         return torch.einsum("bk,kchw->bchw", weights.to(tensors[0]), tensors[0])
 
 
-class LowRank:
+class LowRank(Extension):
     """A map of h itself: what is added depends on what is there."""
 
     def __init__(self, rank: int):
@@ -50,10 +68,23 @@ class LowRank:
         return torch.einsum("cr,rd,bdhw->bchw", up, down, h.float())
 
 
+class SecondSite(Extension):
+    """Another constant vector further on in the decoder."""
+
+    def __init__(self, block: tuple[str, int], shape: tuple[int, int, int]):
+        self.block, self.shape = block, shape
+
+    def tensors(self, shape: torch.Size) -> list[torch.Tensor]:
+        return [torch.zeros(self.shape)]
+
+    def __call__(self, tensors: list[torch.Tensor], h: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+        return tensors[0][None]
+
+
 class _ExtendedLearner(Learner):
     """Learns a constant vector and an extension of it together."""
 
-    extension: NoiseLevels | LowRank
+    extension: Extension
 
     def __post_init__(self):
         super().__post_init__()
@@ -67,7 +98,7 @@ class _ExtendedLearner(Learner):
         super().descend(errors)
 
     def _add_vector(self, h, hsp, transformer_options):
-        if transformer_options["block"] == DECODER_ENTRANCE:
+        if transformer_options["block"] == self.extension.block:
             place = places(self.model.model_sampling, transformer_options["sigmas"])
             h = h + self.strength * self.extension(self.tensors, h, place).to(h.dtype)
         return super()._add_vector(h, hsp, transformer_options)
@@ -78,7 +109,7 @@ def places(sampling, sigmas: torch.Tensor) -> torch.Tensor:
     return 1 - sampling.timestep(sigmas.cpu()).float() / 999
 
 
-def find_extended(extension: NoiseLevels | LowRank, bench: Bench, task: Task, seed: int) -> tuple[Steer, int]:
+def find_extended(extension: Extension, bench: Bench, task: Task, seed: int) -> tuple[Steer, int]:
     """A vector with its extension, and what it cost."""
     learners: list[_ExtendedLearner] = []
 
@@ -95,22 +126,27 @@ def find_extended(extension: NoiseLevels | LowRank, bench: Bench, task: Task, se
     return partial(_steer, found.direction.tensor, tensors, extension, learner.scale), found.evaluations
 
 
-def _steer(vector: torch.Tensor, tensors: list[torch.Tensor], extension, scale: float, model, strength: float):
+def _steer(
+    vector: torch.Tensor, tensors: list[torch.Tensor], extension: Extension, scale: float, model, strength: float
+):
     sampling = model.get_model_object("model_sampling")
 
     def add(h, hsp, transformer_options):
-        if transformer_options["block"] != DECODER_ENTRANCE:
-            return h, hsp
+        block = transformer_options["block"]
         indices = transformer_options["cond_or_uncond"]
         place = places(sampling, transformer_options["sigmas"][:1])
-        chunks = [
-            chunk + (strength * (vector + scale * extension(tensors, chunk, place))).to(h.dtype)
-            if index == 0
-            else chunk
-            for index, chunk in zip(indices, h.chunk(len(indices)), strict=True)
-        ]
-        return torch.cat(chunks), hsp
 
-    steered = model.clone()
-    steered.set_model_output_block_patch(add)
-    return steered
+        def steered(chunk: torch.Tensor) -> torch.Tensor:
+            added = torch.zeros(())
+            if block == DECODER_ENTRANCE:
+                added = added + vector
+            if block == extension.block:
+                added = added + scale * extension(tensors, chunk, place)
+            return chunk + (strength * added).to(h.dtype)
+
+        chunks = h.chunk(len(indices))
+        return torch.cat([steered(c) if i == 0 else c for i, c in zip(indices, chunks, strict=True)]), hsp
+
+    patched = model.clone()
+    patched.set_model_output_block_patch(add)
+    return patched

@@ -20,7 +20,7 @@ from ..hspace.site import find_site
 from ..hspace.states import run_noise
 from ..hspace.steering import apply_steering
 from .baselines import mean_difference
-from .capacity import LowRank, NoiseLevels, find_extended
+from .capacity import LowRank, NoiseLevels, SecondSite, find_extended
 from .common import PAPER, Bench, Steer, Task
 from .rivals import (
     RIVAL_SETTINGS,
@@ -232,6 +232,7 @@ METHODS = {
     "default, other half steered back": Method({"calibrate": True}, steer=_both_halves),
     "default, and by noise level": Method(find=partial(find_extended, NoiseLevels(3))),
     "default, and a map of rank 8": Method(find=partial(find_extended, LowRank(8))),
+    "default, and a second site": Method(find=partial(find_extended, SecondSite(("output", 3), (192, 8, 8)))),
     SPATIAL_MEAN: Method({"calibrate": True, "spatial_mean": True}),
     "default, averaged when finished": Method({"calibrate": True}, after=_spatial_mean),
     "default, low frequencies only": Method({"calibrate": True}, after=_low_frequencies),
