@@ -50,6 +50,20 @@ STRENGTHS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 BOUNDS = UNSTEERED, IN_THE_PROMPT = "unsteered", "in the prompt"
 """Without a vector: what there is to do, and what the model makes of the word itself."""
 SHOWN_BY_STRENGTH = {DEFAULT: "default", SPATIAL_MEAN: "spatial_mean on", PUBLISHED: "paper's protocol"}
+NAMED_IN_PLOT = (
+    PUBLISHED,
+    "paper's loss",
+    "+ teacher instead of noise",
+    "+ each sample relative",
+    "+ on the sampler's path",
+    DEFAULT,
+    SPATIAL_MEAN,
+    "default, 50 steps",
+    "default, 300 steps",
+    "mean difference",
+    "RespoDiff's concept module",
+    "Concept Slider (LoRA)",
+)
 SHOWN = ("concept", "profession", "psnr")
 _WOMEN = list(MOSTLY_WOMEN)
 _HARMLESS = [name for name in MOSTLY_MEN if name not in ARMED]
@@ -267,16 +281,24 @@ def plot(cells: list[dict]) -> None:
 
     figure = Figure(figsize=(8, 5), dpi=110, layout="constrained")
     axes = figure.add_subplot()
-    for number, method in enumerate(METHODS):
+    places = {}
+    for method in METHODS:
         own = [cell for cell in cells if (cell["method"], cell["concept"]) == (method, "woman")]
         if own:
-            values = [100 * value for value in summary(cells, method, "woman")]
-            axes.plot(statistics.median(c["evaluations"] for c in own), statistics.mean(values), "os^v"[number % 4],
-                      label=method)  # fmt: skip
+            evaluations = statistics.median(cell["evaluations"] for cell in own)
+            places[method] = evaluations, 100 * statistics.mean(summary(cells, method, "woman"))
+    others = [place for method, place in places.items() if method not in NAMED_IN_PLOT]
+    if others:
+        axes.plot(*zip(*others, strict=True), ".", color="grey", zorder=0, label="other changes to the default")
+    for number, method in enumerate(method for method in NAMED_IN_PLOT if method in places):
+        axes.plot(*places[method], "os^vDPX*"[number % 8], label=method)
     axes.set(xscale="log", xlabel="U-Net evaluations", ylabel="% women at 95 % fidelity", ylim=(0, 102),
              title="Women, from prompts that name no gender")  # fmt: skip
+    axes.set_xticks([2000, 5000, 10_000, 20_000, 50_000, 100_000], minor=False)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.set_minor_formatter("")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, loc="lower right")
+    axes.legend(fontsize=7, loc="lower left")
     FigureCanvasAgg(figure).print_png(RESULTS / "discovery.png")
 
 
