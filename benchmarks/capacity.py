@@ -133,6 +133,8 @@ def _steer(
 
     def add(h, hsp, transformer_options):
         block = transformer_options["block"]
+        if block not in (DECODER_ENTRANCE, extension.block):
+            return h, hsp
         indices = transformer_options["cond_or_uncond"]
         place = places(sampling, transformer_options["sigmas"][:1])
 

@@ -159,8 +159,9 @@ def measure(bench: Bench, task: Task, found, strength: float, images: int, named
     """Concept rate, fidelity, and PSNR to the unsteered images of the same seeds in dB, over prompts not learnt on.
 
     PSNR of whole images, and outside of what the concept changes: over the half of each image that differs least between
-    the prompt and the one that says the concept (or, for the lack of something, that asks for it). Fidelity is the share whose profession is still recognised; where the concept is a profession, the share that still
-    has the gender of its prompt. `named`: the prompts say the concept.
+    the prompt and the one that says the concept (or, for the lack of something, that asks for it). Fidelity is the share
+    whose profession is still recognised; where the concept is a profession, the share that still has the gender of its
+    prompt. `named`: the prompts say the concept.
     """
     people = [{"profession": p} for p in task.steered_on] or _PEOPLE_STEERED_ON
     people = [people[i % len(people)] for i in range(images)]

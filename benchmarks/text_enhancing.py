@@ -21,7 +21,6 @@ from .responsible import (
     fidelity,
     gender_choice,
     mean_deviation,
-    share,
     tone_choice,
     vector,
     with_interval,
@@ -83,8 +82,8 @@ def run(bench: Bench, wish: str, images: int, method: str, cfg: float) -> tuple[
         groups.append(seen[kind])
         rows.append(fidelity(drawn, drawn, profession))
     if kind == "weapon":
-        hits = share(torch.cat(groups))
-        outcome = f"weapon in {percent(hits['share'])} ({100 * hits['low']:.1f} to {100 * hits['high']:.1f})"
+        hits = torch.cat(groups)
+        outcome = f"weapon in {with_interval(hits.double().mean().item(), len(hits))}"
     else:
         deviation, low, high = mean_deviation(groups, len(GENDERS) if kind == "gender" else len(SKIN_TONES))
         outcome = f"{kind} deviation {deviation:.3f} ({low:.3f} to {high:.3f})"
