@@ -1,40 +1,56 @@
 # COMFYUI_PATH=... PYTHON=... use a ComfyUI and a Python of your own; then nothing is installed.
 PYTHON ?= python3
-RUN := $(if $(COMFYUI_PATH),$(PYTHON),.venv/bin/python) -P
+CHOSEN := $(if $(COMFYUI_PATH),$(PYTHON),.venv/bin/python)
+RUN := $(CHOSEN) -m
+SETUP := @$(PYTHON) -m scripts.setup_environment
+COMFYUI := $(or $(COMFYUI_PATH),.cache/ComfyUI)
 export COMFYUI_PATH
 
-.PHONY: setup browser demo test demo-model vectors benchmark workflows pictures locales lint
-.DEFAULT_GOAL := demo
+.PHONY: help demo test lint style types benchmark vectors demo-model workflows pictures locales setup tools browser
+.DEFAULT_GOAL := help
 
-setup:
-	@$(PYTHON) scripts/setup_environment.py
+help: ## this list
+	@echo "make TARGET, or make TARGET COMFYUI_PATH=... PYTHON=... with a ComfyUI and a Python of your own:"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1  \2/p' Makefile | awk '{name = $$1; $$1 = ""; printf "  %-11s%s\n", name, $$0}'
 
-browser:
-	@$(PYTHON) scripts/setup_environment.py --browser
+demo: setup ## discover a concept and steer with it, in a few minutes on a CPU
+	@$(RUN) scripts.demo
 
-demo: setup
-	@$(RUN) scripts/demo.py
+test: browser ## all tests; those in the editor are skipped where there is no Chromium
+	@$(RUN) pytest tests
 
-test: browser
-	@$(RUN) -m pytest tests
+lint: style types ## style, format and types
 
-demo-model: setup
-	@$(RUN) scripts/run_module.py demo.training.train
+style: tools ## style and format
+	@$(RUN) ruff check .
+	@$(RUN) ruff format --check .
 
-vectors: setup
-	@$(RUN) scripts/run_module.py benchmarks.shipped_vectors
+types: tools ## types of hspace/ and nodes/
+	@PYTHONPATH=$(COMFYUI) $(RUN) basedpyright --pythonpath "$$(command -v $(CHOSEN))"
 
-benchmark: setup
-	@$(RUN) scripts/run_module.py benchmarks.main_job
+benchmark: setup ## measure the main job
+	@$(RUN) benchmarks main_job
 
-workflows: setup
-	@$(RUN) scripts/build_workflows.py
+vectors: setup ## find the shipped vectors anew
+	@$(RUN) benchmarks shipped_vectors
 
-pictures: browser
-	@$(RUN) scripts/make_pictures.py
+demo-model: tools ## train the demo model
+	@$(RUN) demo.training.train
 
-locales: setup
-	@$(RUN) scripts/build_locales.py
+workflows: setup ## write workflows/ and subgraphs/ anew
+	@$(RUN) scripts.build_workflows
 
-lint: setup
-	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check .
+pictures: browser ## make the pictures of the documentation anew
+	@$(RUN) scripts.make_pictures
+
+locales: setup ## write the nodes' texts into locales/, and list what is to be translated
+	@$(RUN) scripts.build_locales
+
+setup: ## .venv and ComfyUI with what the demo needs
+	$(SETUP)
+
+tools: ## and the tools of development
+	$(SETUP) --tools
+
+browser: ## and a Chromium for the tests in the editor
+	$(SETUP) --browser

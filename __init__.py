@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .hspace.library import register_folder
+from .hspace.files import register_folder
 
 register_folder()  # before the nodes, whose combo boxes list the folder's files
 
@@ -11,9 +11,9 @@ class HSpaceExtension(ComfyExtension):
     """The nodes of the pack."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        from .nodes import compose, demo, discover, library, measure, steer, strip
+        from .nodes import balance, compose, demo, discover, steer, strip, vectors
 
-        modules = (discover, library, compose, steer, measure, strip, demo)
+        modules = (discover, vectors, compose, steer, balance, strip, demo)
         return [node for module in modules for node in module.NODES]
 
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from functools import partial
-from unittest.mock import patch
 
 import torch
 
-from ..hspace import discovery
-from ..hspace.comfy_compat import DECODER_ENTRANCE
-from ..hspace.learner import ADAM_BETAS, Learner
-from .common import Bench, Steer, Task
+from hspace.comfy_compat import DECODER_ENTRANCE
+from hspace.discovery import DISTILLED
+from hspace.discovery import distilled as loop
+from hspace.discovery.frozen_model import FrozenModel
+from hspace.discovery.run import Run
+from hspace.discovery.streams import generator
+
+from .common import Bench, Steer, Stream, Task
 
 
 class Extension:
     """What is learnt beside the constant vector.
 
     Attributes:
-        block: where it is added, `transformer_options["block"]` of an output-block patch.
+        block: `transformer_options["block"]` of the output-block patch that adds it.
     """
 
     block = DECODER_ENTRANCE
@@ -31,7 +35,11 @@ class Extension:
         return rate
 
     def __call__(self, tensors: list[torch.Tensor], h: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
-        """What is added to h `[B, C, H, W]`, or to a batch of one; `place` `[B]` is 0 for the noisiest state and 1 for none."""
+        """What is added to h `[B, C, H, W]`, or to a batch of one.
+
+        Args:
+            place: `[B]`, 0 for the noisiest state and 1 for no noise.
+        """
         raise NotImplementedError
 
 
@@ -57,7 +65,7 @@ class LowRank(Extension):
         self.rank = rank
 
     def tensors(self, shape: torch.Size) -> list[torch.Tensor]:
-        down = torch.randn(self.rank, shape[0], generator=torch.Generator().manual_seed(0)) / shape[0] ** 0.5
+        down = torch.randn(self.rank, shape[0], generator=generator(0, Stream.LOW_RANK_START)) / shape[0] ** 0.5
         return [torch.zeros(shape[0], self.rank), down]
 
     def rate(self, rate: float, rms: float) -> float:
@@ -81,27 +89,18 @@ class SecondSite(Extension):
         return tensors[0][None]
 
 
-class _ExtendedLearner(Learner):
-    """Learns a constant vector and an extension of it together."""
+@dataclass
+class ExtendedModel(FrozenModel):
+    """Adds an extension to h beside the vector."""
 
-    extension: Extension
+    extension: Extension | None = None
+    tensors: tuple[torch.Tensor, ...] = ()
 
-    def __post_init__(self):
-        super().__post_init__()
-        self.tensors = [
-            t.to(self.vector.device).requires_grad_(True) for t in self.extension.tensors(self.vector.shape)
-        ]
-        self.optimizer.add_param_group({"params": self.tensors, "betas": ADAM_BETAS})
-
-    def descend(self, errors: torch.Tensor) -> None:
-        self.optimizer.param_groups[1]["lr"] = self.extension.rate(self._learning_rate(), self.rms)
-        super().descend(errors)
-
-    def _add_vector(self, h, hsp, transformer_options):
+    def _patch(self, h, hsp, transformer_options):
         if transformer_options["block"] == self.extension.block:
-            place = places(self.model.model_sampling, transformer_options["sigmas"])
-            h = h + self.strength * self.extension(self.tensors, h, place).to(h.dtype)
-        return super()._add_vector(h, hsp, transformer_options)
+            place = places(self.sampling, transformer_options["sigmas"])
+            h = h + self.extension(self.tensors, h, place).to(h.dtype)
+        return super()._patch(h, hsp, transformer_options)
 
 
 def places(sampling, sigmas: torch.Tensor) -> torch.Tensor:
@@ -109,26 +108,36 @@ def places(sampling, sigmas: torch.Tensor) -> torch.Tensor:
     return 1 - sampling.timestep(sigmas.cpu()).float() / 999
 
 
-def find_extended(extension: Extension, bench: Bench, task: Task, seed: int) -> tuple[Steer, int]:
-    """A vector with its extension, and what it cost."""
-    learners: list[_ExtendedLearner] = []
+def discover_extended(bench: Bench, task: Task, seed: int, *, extension: Extension) -> tuple[Steer, int]:
+    """A vector with its extension, and the evaluations that they cost."""
+    tensors: list[torch.Tensor] = []
 
-    class Here(_ExtendedLearner):
-        def __post_init__(self):
-            self.extension = extension
-            super().__post_init__()
-            learners.append(self)
+    def states(run: Run, samples: list[torch.Tensor] | None) -> torch.Tensor:
+        adam = run.optimiser.adam
+        tensors.extend(t.to(run.device).requires_grad_() for t in extension.tensors(run.optimiser.vector.shape))
+        adam.add_param_group({"params": tensors})
 
-    with patch.object(discovery, "Learner", Here):
-        found, _ = bench.discover(task, seed=seed)
-    (learner,) = learners
-    tensors = [tensor.detach().clone() for tensor in learner.tensors]
-    return partial(_steer, found.direction.tensor, tensors, extension, learner.scale), found.evaluations
+        def set_rate(adam, args, kwargs) -> None:
+            vector, beside = adam.param_groups
+            beside["lr"] = extension.rate(vector["lr"], run.optimiser.rms)
+
+        adam.register_step_pre_hook(set_rate)
+        model = run.model
+        run.model = ExtendedModel(
+            model.model, model.prompts, model.options, model.evaluations, extension, tuple(tensors)
+        )
+        return loop.learn(run, samples)
+
+    discovery, _ = bench.discover(task, seed=seed, recipe=replace(DISTILLED, states=states))
+    scale = discovery.vector.provenance.scale or 1.0
+    learnt = [tensor.detach().clone() for tensor in tensors]
+    return partial(_steer, discovery.vector.tensor, learnt, extension, scale), discovery.evaluations
 
 
 def _steer(
     vector: torch.Tensor, tensors: list[torch.Tensor], extension: Extension, scale: float, model, strength: float
 ):
+    """A clone of `model` whose positive half gets the vector and what extends it."""
     sampling = model.get_model_object("model_sampling")
 
     def add(h, hsp, transformer_options):
@@ -139,12 +148,12 @@ def _steer(
         place = places(sampling, transformer_options["sigmas"][:1])
 
         def steered(chunk: torch.Tensor) -> torch.Tensor:
-            added = torch.zeros(())
+            total = torch.zeros(())
             if block == DECODER_ENTRANCE:
-                added = added + vector
+                total = total + vector
             if block == extension.block:
-                added = added + scale * extension(tensors, chunk, place)
-            return chunk + (strength * added).to(h.dtype)
+                total = total + scale * extension(tensors, chunk, place)
+            return chunk + (strength * total).to(h.dtype)
 
         chunks = h.chunk(len(indices))
         return torch.cat([steered(c) if i == 0 else c for i, c in zip(indices, chunks, strict=True)]), hsp

@@ -1,15 +1,13 @@
 """Discovery: quality against cost, by method, over concepts and seeds.
 
-`run_module.py benchmarks.discovery --minutes 60` adds cells to benchmarks/results/discovery.json for at most that long,
-goes on where the last run stopped, and writes discovery.md and .png of what is there.
+Adds cells to discovery.json for `--minutes` at most, continues where the last run stopped, and writes discovery.md and
+.png of what is there.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import itertools
-import json
 import math
 import statistics
 import time
@@ -17,8 +15,9 @@ from functools import cache
 
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 
-from ..demo.captions import (
+from demo.captions import (
     ARMED,
     GENDERS,
     MOSTLY_MEN,
@@ -28,22 +27,31 @@ from ..demo.captions import (
     STYLES,
     caption,
 )
-from ..demo.classifier import classify
+from demo.classifier import classify
+
 from .common import (
-    FOUND_ON,
+    LEARN_PROFESSIONS,
     NO_WEAPON,
-    RESULTS,
-    STEERED_ON,
+    TEST_PROFESSIONS,
     WOMAN,
     Bench,
     Task,
     at_fidelity,
     attribute_task,
+    cycled,
     markdown_table,
     mean_psnr,
+    mean_row,
+    numbers,
+    rate,
+    read_json,
+    recognised,
+    result_path,
+    seeds,
     store,
+    write_report,
 )
-from .discovery_methods import DEFAULT, METHODS, PUBLISHED, SPATIAL_MEAN
+from .discovery_methods import DEFAULT, METHODS, PAPERS_LOSS, PUBLISHED, SPATIAL_MEAN
 from .style_judge import StyleJudge
 
 STRENGTHS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
@@ -52,7 +60,7 @@ BOUNDS = UNSTEERED, IN_THE_PROMPT = "unsteered", "in the prompt"
 SHOWN_BY_STRENGTH = {DEFAULT: "default", SPATIAL_MEAN: "spatial_mean on", PUBLISHED: "paper's protocol"}
 NAMED_IN_PLOT = (
     PUBLISHED,
-    "paper's loss",
+    PAPERS_LOSS,
     "+ teacher instead of noise",
     "+ each sample relative",
     "+ on the sampler's path",
@@ -67,55 +75,57 @@ NAMED_IN_PLOT = (
 SHOWN = ("concept", "profession", "psnr")
 _WOMEN = list(MOSTLY_WOMEN)
 _HARMLESS = [name for name in MOSTLY_MEN if name not in ARMED]
-_BOTH = [*FOUND_ON, *_WOMEN[::2]], [*STEERED_ON, *_WOMEN[1::2]]
+_BOTH = [*LEARN_PROFESSIONS, *_WOMEN[::2]], [*TEST_PROFESSIONS, *_WOMEN[1::2]]
 _PEOPLE = [{"gender": g, "skin_tone": t} for t in range(len(SKIN_TONES)) for g in range(len(GENDERS))]
-_PEOPLE_FOUND_ON = [person for person in _PEOPLE if (person["gender"] + person["skin_tone"]) % 2 == 0]
-_PEOPLE_STEERED_ON = [person for person in _PEOPLE if person not in _PEOPLE_FOUND_ON]
-
-
-def _task(name: str, attribute: str, value: int, found_on: list[str], steered_on: list[str]) -> Task:
-    return dataclasses.replace(attribute_task(name, attribute, value, found_on), steered_on=steered_on)
-
+_LEARN_PEOPLE = [person for person in _PEOPLE if (person["gender"] + person["skin_tone"]) % 2 == 0]
+_TEST_PEOPLE = [person for person in _PEOPLE if person not in _LEARN_PEOPLE]
+_TWEMOJI = STYLES.index("twemoji")
 
 CONCEPTS = {
     "woman": WOMAN,
-    "man": _task("man", "gender", 0, _WOMEN[::2], _WOMEN[1::2]),
+    "man": attribute_task("man", "gender", 0, _WOMEN[::2], _WOMEN[1::2]),
     "no weapon": NO_WEAPON,
     "with a weapon": Task(
         "with a weapon",
         [caption(p, weapon=True) for p in _HARMLESS[::2]],
         [caption(p) for p in _HARMLESS[::2]],
-        "weapon", 1, _HARMLESS[1::2], {"weapon": True},
+        "weapon",
+        1,
+        _HARMLESS[1::2],
+        {"weapon": True},
     ),
-    **{f"{tone} skin": _task(f"{tone} skin", "skin_tone", number, *_BOTH) for number, tone in enumerate(SKIN_TONES)},
+    **{
+        f"{tone} skin": attribute_task(f"{tone} skin", "skin_tone", number, *_BOTH)
+        for number, tone in enumerate(SKIN_TONES)
+    },
     "firefighter": Task(
         "firefighter",
-        [caption("firefighter", **person) for person in _PEOPLE_FOUND_ON],
-        [caption(**person) for person in _PEOPLE_FOUND_ON],
-        "profession", PROFESSION_INDEX["firefighter"], [], {"profession": "firefighter"},
+        [caption("firefighter", **person) for person in _LEARN_PEOPLE],
+        [caption(**person) for person in _LEARN_PEOPLE],
+        "profession",
+        PROFESSION_INDEX["firefighter"],
+        [],
+        {"profession": "firefighter"},
     ),
-    "twemoji style": Task(
-        "twemoji style",
-        [caption(p, style=STYLES.index("twemoji")) for p in _BOTH[0]],
-        [caption(p) for p in _BOTH[0]],
-        "style", STYLES.index("twemoji"), _BOTH[1], {"style": STYLES.index("twemoji")},
-    ),
-}  # fmt: skip
+    "twemoji style": attribute_task("twemoji style", "style", _TWEMOJI, *_BOTH),
+}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this benchmark."""
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--images", type=int, default=64, help="images a strength")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(
-        "--method", action="append", help="default: all but the paper's full protocol, which takes longest"
+        "--method", action="append", help="may be repeated; default: all but the paper's full protocol, the longest"
     )
-    parser.add_argument("--concept", action="append", help="default: all")
-    options = parser.parse_args()
+    parser.add_argument("--concept", action="append", help="may be repeated; default: all")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure what there is time for, and write the results."""
     began, bench = time.monotonic(), Bench()
-    path = RESULTS / "discovery.json"
-    cells = json.loads(path.read_text()) if path.exists() else []
+    cells = read_json("discovery")
     done = {(cell["method"], cell["concept"], cell["seed"]) for cell in cells}
     methods = options.method or list(METHODS)[1:]
     for seed, concept, method in itertools.product(range(options.seeds), options.concept or CONCEPTS, methods):
@@ -123,69 +133,91 @@ def main() -> None:
             continue
         if time.monotonic() - began > 60 * options.minutes:
             break
-        cells = store("discovery", [run(bench, method, concept, seed, options.images)], place)
+        cells = store("discovery", [discover_and_measure(bench, method, concept, seed, options.images)], sort_key)
     for concept, bound in itertools.product({cell["concept"] for cell in cells}, BOUNDS):
-        if (bound, concept, 0) not in done and (CONCEPTS[concept].named or bound == UNSTEERED):
-            rows = [measure(bench, CONCEPTS[concept], None, 0.0, options.images, named=bound == IN_THE_PROMPT)]
-            cells = store("discovery", [{"method": bound, "concept": concept, "seed": 0, "rows": rows}], place)
-    (RESULTS / "discovery.md").write_text(report(cells, options.images))
+        if (bound, concept, 0) not in done and (CONCEPTS[concept].wording or bound == UNSTEERED):
+            rows = [measure(bench, CONCEPTS[concept], None, 0.0, options.images, say_concept=bound == IN_THE_PROMPT)]
+            cells = store("discovery", [{"method": bound, "concept": concept, "seed": 0, "rows": rows}], sort_key)
+    write_report("discovery", report(cells, options.images))
     plot(cells)
 
 
-def place(cell: dict) -> tuple:
-    """Where a cell stands among the others."""
+def sort_key(cell: dict) -> tuple:
+    """The place of a cell among the others."""
     return [*BOUNDS, *METHODS].index(cell["method"]), list(CONCEPTS).index(cell["concept"]), cell["seed"]
 
 
-def run(bench: Bench, method: str, concept: str, seed: int, images: int) -> dict:
+def discover_and_measure(bench: Bench, method: str, concept: str, seed: int, images: int) -> dict:
     """One cell: a discovery, and its rows at each strength."""
     task = CONCEPTS[concept]
-    direction, evaluations, seconds = METHODS[method](bench, task, seed)
-    rows = [measure(bench, task, direction, strength, images) for strength in STRENGTHS]
+    steering, evaluations, seconds = METHODS[method](bench, task, seed)
+    rows = [measure(bench, task, steering, strength, images) for strength in STRENGTHS]
     best = at_fidelity(rows)
-    print(f"{concept:>16} | {method:<32} | seed {seed} | {evaluations:6} evaluations, {seconds:4.0f} s | at strength "
-          f"{best['strength']:g} {100 * best['concept']:.0f} % | {[round(100 * r['concept']) for r in rows]} "
-          f"{[round(100 * r['profession']) for r in rows]}", flush=True)  # fmt: skip
-    return {"method": method, "concept": concept, "seed": seed, "evaluations": evaluations, "seconds": round(seconds, 1),
-            "rows": rows}  # fmt: skip
+    concepts, professions = ([round(100 * row[key]) for row in rows] for key in ("concept", "profession"))
+    print(
+        f"{concept:>16} | {method:<32} | seed {seed} | {evaluations:6} evaluations, {seconds:4.0f} s | at strength "
+        f"{best['strength']:g} {100 * best['concept']:.0f} % | {concepts} {professions}",
+        flush=True,
+    )
+    return {
+        "method": method,
+        "concept": concept,
+        "seed": seed,
+        "evaluations": evaluations,
+        "seconds": round(seconds, 1),
+        "rows": rows,
+    }
 
 
-_references: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-"""By task: unsteered images, and where the word in the prompt changes them least (`_least_changed`)."""
+@cache
+def _references(bench: Bench, concept: str, images: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Unsteered images of a concept's prompts, and the pixels that the word in the prompt changes least."""
+    task = CONCEPTS[concept]
+    contrast = task.wording or {task.attribute: 1 - task.value}
+    plain, changed = (
+        bench.sample([caption(**{**person, **words}) for person in _people(task, images)], seeds(images))
+        for words in ({}, contrast)
+    )
+    return plain, _least_changed(plain, changed)
+
+
+def _people(task: Task, images: int) -> list[dict]:
+    """Arguments of `caption` for the prompts that a task is tested on."""
+    return cycled([{"profession": p} for p in task.test_professions] or _TEST_PEOPLE, images)
+
+
 _style_judge = cache(StyleJudge)
 
 
-def measure(bench: Bench, task: Task, found, strength: float, images: int, named: bool = False) -> dict[str, float]:
+def measure(
+    bench: Bench, task: Task, steering, strength: float, images: int, say_concept: bool = False
+) -> dict[str, float]:
     """Concept rate, fidelity, and PSNR to the unsteered images of the same seeds in dB, over prompts not learnt on.
 
-    PSNR of whole images, and outside of what the concept changes: over the half of each image that differs least between
-    the prompt and the one that says the concept (or, for the lack of something, that asks for it). Fidelity is the share
-    whose profession is still recognised; where the concept is a profession, the share that still has the gender of its
-    prompt. `named`: the prompts say the concept.
+    PSNR of whole images, and outside of what the concept changes: over the half of each image that differs least
+    between the prompt and the one that says the concept (or, for the lack of something, that asks for it). Fidelity is
+    the share with the profession still recognised; if the concept is a profession, the share that still has the gender
+    of its prompt.
+
+    Args:
+        steering: a concept, a `Steer`, or None.
+        say_concept: the prompts say the concept.
     """
-    people = [{"profession": p} for p in task.steered_on] or _PEOPLE_STEERED_ON
-    people = [people[i % len(people)] for i in range(images)]
-    seeds = [5000 + i for i in range(images)]
-    if task.name not in _references:
-        contrast = task.named or {task.attribute: 1 - task.value}
-        plain, changed = (
-            bench.draw([caption(**{**person, **word}) for person in people], seeds) for word in ({}, contrast)
-        )
-        _references[task.name] = plain, _least_changed(plain, changed)
-    unsteered, outside = _references[task.name]
-    prompts = [caption(**{**person, **(task.named if named else {})}) for person in people]
-    drawn = bench.draw(prompts, seeds, found, strength)
-    seen = classify(bench.judge, drawn)
-    concept = _style_judge(bench)(drawn) if task.attribute == "style" else getattr(seen, task.attribute)
-    keeps = "profession" if task.steered_on else "gender"
-    indices = [PROFESSION_INDEX[person[keeps]] if keeps == "profession" else person[keeps] for person in people]
-    kept = getattr(seen, keeps) == torch.tensor(indices)
+    people, (unsteered, outside) = _people(task, images), _references(bench, task.name, images)
+    prompts = [caption(**{**person, **(task.wording if say_concept else {})}) for person in people]
+    sampled = bench.sample(prompts, seeds(images), steering, strength)
+    attributes = classify(bench.judge, sampled)
+    classes = _style_judge(bench)(sampled) if task.attribute == "style" else getattr(attributes, task.attribute)
+    if task.test_professions:
+        faithful = recognised(attributes, [person["profession"] for person in people])
+    else:
+        faithful = attributes.gender == torch.tensor([person["gender"] for person in people])
     return {
         "strength": strength,
-        "concept": (concept == task.value).double().mean().item(),
-        "profession": kept.double().mean().item(),
-        "psnr": mean_psnr(drawn, unsteered),
-        "psnr_outside": mean_psnr(drawn, unsteered, outside),
+        "concept": rate(classes == task.value),
+        "profession": rate(faithful),
+        "psnr": mean_psnr(sampled, unsteered),
+        "psnr_outside": mean_psnr(sampled, unsteered, outside),
     }
 
 
@@ -196,9 +228,14 @@ def _least_changed(images: torch.Tensor, changed: torch.Tensor) -> torch.Tensor:
     return around <= around.flatten(1).median(1).values[:, None, None]
 
 
+def cells_of(cells: list[dict], method: str, concept: str) -> list[dict]:
+    """The cells of a method and concept, one a seed."""
+    return [cell for cell in cells if (cell["method"], cell["concept"]) == (method, concept)]
+
+
 def summary(cells: list[dict], method: str, concept: str) -> list[float]:
-    """Concept rate at 95 % fidelity, a value a seed; NaN where no strength keeps that."""
-    return [at_fidelity(c["rows"])["concept"] for c in cells if (c["method"], c["concept"]) == (method, concept)]
+    """Concept rate at 95 % fidelity, a value a seed; NaN if no strength keeps that."""
+    return [at_fidelity(cell["rows"])["concept"] for cell in cells_of(cells, method, concept)]
 
 
 def report(cells: list[dict], images: int) -> str:
@@ -207,18 +244,18 @@ def report(cells: list[dict], images: int) -> str:
     rows = []
     for method in METHODS:
         own = [cell for cell in cells if cell["method"] == method]
-        if not own:
-            continue
-        values = [summary(cells, method, concept) for concept in concepts]
-        rows.append([method, f"{statistics.median(c['evaluations'] for c in own):,.0f}",
-                     f"{statistics.median(c['seconds'] for c in own):.0f}", *map(_cell, values)])  # fmt: skip
+        if own:
+            evaluations, seconds = (statistics.median(cell[key] for cell in own) for key in ("evaluations", "seconds"))
+            values = [_cell(summary(cells, method, concept)) for concept in concepts]
+            rows.append([method, f"{evaluations:,.0f}", f"{seconds:.0f}", *values])
     return (
         "# Discovery: quality against cost on the demo model\n\n"
-        f"Share of {images} images with the concept, in percent, at the strength (of {', '.join(f'{s:g}' for s in STRENGTHS)}) "
-        "with most of it among those at which 95 % of the professions are still recognised; professions that no vector was "
-        'found on, 20 steps, CFG 4. *None* where there is no such strength (for "firefighter" it is the gender of the prompt that '
-        "has to be kept). Mean over seeds, with the lowest and highest where there are several. Evaluations of the "
-        "U-Net count a sample each, a backward pass through the decoder as one, images included.\n\n"
+        f"Share of {images} images with the concept, in percent, at the strength (of {numbers(STRENGTHS)}) with most "
+        "of it among those at which 95 % of the professions are still recognised; professions that no vector was found "
+        'on, 20 steps, CFG 4. *None* if there is no such strength (for "firefighter" it is the gender of the prompt '
+        "that has to be kept). Mean over seeds, with the lowest and highest if there are several. Evaluations of the "
+        "U-Net count a sample each, a backward pass through the decoder as one, images included. The line above is "
+        "about the last run, which added to those before it; discovery.json has the commit of each cell.\n\n"
         + markdown_table(["method", "evaluations", "seconds", *concepts], rows)
         + by_strength(cells, concepts)
         + outside(cells, concepts)
@@ -226,38 +263,47 @@ def report(cells: list[dict], images: int) -> str:
 
 
 def by_strength(cells: list[dict], concepts: list[str]) -> str:
-    """What the default, its spatial mean and the paper's protocol make of each concept at each strength, mean over seeds."""
+    """What the methods of `SHOWN_BY_STRENGTH` make of each concept at each strength, mean over seeds."""
     rows = []
-    bounds = {(cell["method"], cell["concept"]): cell["rows"] for cell in cells if cell["method"] in BOUNDS}
     for concept, (method, form) in itertools.product(concepts, SHOWN_BY_STRENGTH.items()):
-        own = [cell["rows"] for cell in cells if (cell["method"], cell["concept"]) == (method, concept)]
+        own = [cell["rows"] for cell in cells_of(cells, method, concept)]
         if own:
-            means = [{key: statistics.mean(row[key] for row in at) for key in SHOWN} for at in zip(*own, strict=True)]
-            without = [bounds.get((bound, concept)) for bound in BOUNDS]
-            rows.append([concept, form, str(len(own)), *(_figures(*row) if row else "–" for row in without), *map(_figures, means)])  # fmt: skip
+            means = [_figures(mean_row(at_strength, SHOWN)) for at_strength in zip(*own, strict=True)]
+            bounds = [cells_of(cells, bound, concept) for bound in BOUNDS]
+            without = [_figures(bound[0]["rows"][0]) if bound else "–" for bound in bounds]
+            rows.append([concept, form, str(len(own)), *without, *means])
     return (
         "\n## By strength\n\n"
-        "Concept / profession recognised, in percent / PSNR to the unsteered image of the same seed in dB, over the whole "
-        "image, what the concept changes included; mean over seeds.\n\n"
+        "Concept / profession recognised, in percent / PSNR to the unsteered image of the same seed in dB, over the "
+        "whole image, what the concept changes included; mean over seeds.\n\n"
         + markdown_table(["concept", "method", "seeds", *BOUNDS, *(f"strength {s:g}" for s in STRENGTHS)], rows)
     )
 
 
 def outside(cells: list[dict], concepts: list[str]) -> str:
-    """What becomes of the rest of the image at the strength that the first table shows, where it was measured."""
+    """What becomes of the rest of the image at the strength that the first table shows, if it was measured."""
     rows = []
     for concept, method in itertools.product(concepts, METHODS):
-        best = [at_fidelity(c["rows"]) for c in cells if (c["method"], c["concept"]) == (method, concept)]
+        best = [at_fidelity(cell["rows"]) for cell in cells_of(cells, method, concept)]
         measured = [row for row in best if "psnr_outside" in row]
         if measured:
-            means = {key: statistics.mean(row[key] for row in measured) for key in measured[0]}
-            rows.append([concept, method, str(len(measured)), f"{means['strength']:g}", f"{100 * means['concept']:.0f} %",
-                         f"{means['psnr_outside']:.1f} dB", f"{means['psnr']:.1f} dB"])  # fmt: skip
+            means = mean_row(measured)
+            rows.append(
+                [
+                    concept,
+                    method,
+                    str(len(measured)),
+                    f"{means['strength']:g}",
+                    f"{100 * means['concept']:.0f} %",
+                    f"{means['psnr_outside']:.1f} dB",
+                    f"{means['psnr']:.1f} dB",
+                ]
+            )
     return (
         "\n## Outside of what the concept changes\n\n"
-        "At the strength of the first table: PSNR to the unsteered image of the same seed over the half of its pixels that "
-        "change least when the prompt itself says the concept (for the lack of something: asks for it), beside that of whole "
-        "images.\n\n"
+        "At the strength of the first table: PSNR to the unsteered image of the same seed over the half of its pixels "
+        "that change least when the prompt itself says the concept (for the lack of something: asks for it), beside "
+        "that of whole images.\n\n"
         + markdown_table(["concept", "method", "seeds", "strength", "concept shown", "PSNR outside", "PSNR"], rows)
     )
 
@@ -277,31 +323,30 @@ def _cell(values: list[float]) -> str:
 
 def plot(cells: list[dict]) -> None:
     """Share of women at 95 % fidelity, the mean over seeds, against evaluations."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(8, 5), dpi=110, layout="constrained")
     axes = figure.add_subplot()
-    places = {}
+    points = {}
     for method in METHODS:
-        own = [cell for cell in cells if (cell["method"], cell["concept"]) == (method, "woman")]
+        own = cells_of(cells, method, "woman")
         if own:
             evaluations = statistics.median(cell["evaluations"] for cell in own)
-            places[method] = evaluations, 100 * statistics.mean(summary(cells, method, "woman"))
-    others = [place for method, place in places.items() if method not in NAMED_IN_PLOT]
+            points[method] = evaluations, 100 * statistics.mean(summary(cells, method, "woman"))
+    others = [point for method, point in points.items() if method not in NAMED_IN_PLOT]
     if others:
         axes.plot(*zip(*others, strict=True), ".", color="grey", zorder=0, label="other changes to the default")
-    for number, method in enumerate(method for method in NAMED_IN_PLOT if method in places):
-        axes.plot(*places[method], "os^vDPX*"[number % 8], label=method)
-    axes.set(xscale="log", xlabel="U-Net evaluations", ylabel="% women at 95 % fidelity", ylim=(0, 102),
-             title="Women, from prompts that name no gender")  # fmt: skip
+    for number, method in enumerate(method for method in NAMED_IN_PLOT if method in points):
+        axes.plot(*points[method], "os^vDPX*"[number % 8], label=method)
+    axes.set(
+        xscale="log",
+        xlabel="U-Net evaluations",
+        ylabel="% women at 95 % fidelity",
+        ylim=(0, 102),
+        title="Women, from prompts that name no gender",
+    )
     axes.set_xticks([2000, 5000, 10_000, 20_000, 50_000, 100_000], minor=False)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.xaxis.set_minor_formatter("")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, loc="lower left")
-    FigureCanvasAgg(figure).print_png(RESULTS / "discovery.png")
-
-
-if __name__ == "__main__":
-    main()
+    if points:
+        axes.legend(fontsize=7, loc="lower left")
+    figure.savefig(result_path("discovery.png"))

@@ -2,246 +2,225 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
-from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
 
-from ..hspace import discovery, learner, states
-from ..hspace.concept import Direction
-from ..hspace.objective import mean_square
-from ..hspace.settings import DiscoverySettings
-from ..hspace.site import find_site
-from ..hspace.states import run_noise
-from ..hspace.steering import apply_steering
+from hspace import Vector, apply_steering
+from hspace.bottleneck import find_bottleneck
+from hspace.discovery import DISTILLED, DiscoverySettings, PromptPairs, Recipe
+from hspace.discovery.distilled import LEARN_UNTIL, learn_from_samples, roll_out, start_noise
+from hspace.discovery.objective import squared_error
+from hspace.discovery.run import Run
+from hspace.discovery.samples import SAMPLING_STEPS, sample_images
+from hspace.discovery.streams import Stream
+
 from .baselines import mean_difference
-from .capacity import LowRank, NoiseLevels, SecondSite, find_extended
-from .common import PAPER, Bench, Steer, Task
-from .rivals import (
-    RIVAL_SETTINGS,
-    AveragingLearner,
-    learn_and_keep_best,
-    learn_on_kept_states,
-    learn_respodiff,
-    learn_second_order,
-    learn_slider,
-    with_slider,
-)
+from .capacity import LowRank, NoiseLevels, SecondSite, discover_extended
+from .common import IMAGE_SIZE, PAPER_PROTOCOL, Bench, Steer, Task
+from .rivals import RIVAL_SETTINGS, average, discover_slider, keep_best, respodiff, reuse_states, second_order
 
-MEAN_DIFFERENCE_IMAGES = 64
+LATENT_SHAPE = (4, 16, 16)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Method:
     """A way to find a vector.
 
     Attributes:
-        settings: of `DiscoverySettings`, where they are not the defaults.
-        own_samples: draw `sample_count` images first, and learn from those, noised: under the prompts of these roles,
-            "concept" or "base", as many under each.
-        overrides: (module, name, value) for the time of the discovery; what the product does not offer.
+        settings: of `DiscoverySettings`, for what differs from its defaults.
+        recipe: None for that of `settings`.
+        sampled_under: roles, "concept" or "base"; images are sampled under their prompts first, `sample_count` in all
+            and as many under each, and the vector is learnt from those, noised. None are sampled by default.
+        task: what is made of the task first.
+        start_from: a vector to start from, and the evaluations that it cost.
+        find: the vector, or another means of steering, and the evaluations that it cost, instead of all that.
         after: what is done to the finished tensor.
         steer: `steer(model, concept, strength)` instead of Apply's default.
-        find: instead of all that.
     """
 
-    settings: dict = dataclasses.field(default_factory=dict)
-    own_samples: tuple[str, ...] = ()
-    overrides: tuple = ()
+    settings: Mapping[str, object] = field(default_factory=dict)
+    recipe: Recipe | None = None
+    sampled_under: tuple[str, ...] = ()
+    task: Callable[[Task], Task] | None = None
+    start_from: Callable[[Bench, Task, int], tuple[Vector, int]] | None = None
+    find: Callable[[Bench, Task, int], tuple[Vector | Steer, int]] | None = None
     after: Callable[[torch.Tensor], torch.Tensor] | None = None
     steer: Callable | None = None
-    find: Callable[[Bench, Task, int], tuple[Direction | Steer, int]] | None = None
 
-    def __call__(self, bench: Bench, task: Task, seed: int) -> tuple[Direction | Steer, int, float]:
-        """What was found, U-Net sample evaluations (images included), and seconds."""
+    def __call__(self, bench: Bench, task: Task, seed: int) -> tuple[Vector | Steer, int, float]:
+        """A vector or another means of steering, U-Net evaluations (images included), and seconds."""
         began = time.perf_counter()
-        if self.find:
-            direction, evaluations = self.find(bench, task, seed)
-        else:
-            with contextlib.ExitStack() as stack:
-                for module, name, value in self.overrides:
-                    stack.enter_context(patch.object(module, name, value))
-                direction, evaluations = self._discover(bench, task, seed)
+        result, evaluations = (self.find or self._discover)(bench, task, seed)
         if self.after:
-            direction = dataclasses.replace(direction, tensor=self.after(direction.tensor))
-        found = partial(self.steer, concept=direction) if self.steer else direction
-        return found, evaluations, time.perf_counter() - began
+            result = replace(result, tensor=self.after(result.tensor))
+        if self.steer:
+            result = partial(self.steer, concept=result)
+        return result, evaluations, time.perf_counter() - began
 
-    def _discover(self, bench: Bench, task: Task, seed: int) -> tuple[Direction, int]:
-        settings = {"seed": seed, "calibrate": False, **self.settings}
-        samples, drawn = None, 0
-        if self.own_samples:
-            options = DiscoverySettings(task.name, **{"width": 128, "height": 128, **settings})
-            options = dataclasses.replace(options, sample_count=options.sample_count // len(self.own_samples))
-            batches = []
-            with torch.inference_mode():
-                for role in self.own_samples:
-                    prompts = bench.conditioning(getattr(task, role))
-                    avoid = bench.conditioning(task.avoid) if task.avoid and role == "concept" else None
-                    batches.append(states.draw_samples(bench.parts[0], prompts, avoid, options, (4, 16, 16)))
-            # Image i belongs to pair i modulo their number, so each batch ends with a whole round of pairs.
-            samples = torch.cat([batch[: len(batch) // len(task.base) * len(task.base)] for batch in batches])
-            drawn = sum(map(len, batches)) * states.SAMPLING_STEPS * 2
-        found, _ = bench.discover(task, samples=samples, **settings)
-        return found.direction, found.evaluations + drawn
+    def _discover(self, bench: Bench, task: Task, seed: int) -> tuple[Vector, int]:
+        task, settings = self.task(task) if self.task else task, {**self.settings, "seed": seed}
+        start, start_evaluations = self.start_from(bench, task, seed) if self.start_from else (None, 0)
+        samples, sample_evaluations = self._sample(bench, task, settings) if self.sampled_under else (None, 0)
+        discovery, _ = bench.discover(task, samples, start, self.recipe, **settings)
+        return discovery.vector, discovery.evaluations + start_evaluations + sample_evaluations
 
-
-def _unweighted(predicted, target, base, scale):
-    return mean_square((predicted - target) * scale)
-
-
-def _mean_difference(bench: Bench, task: Task, seed: int) -> tuple[Direction, int]:
-    model, clip, _ = bench.parts
-    if task.avoid:  # what it must lack is the concept's opposite
-        away = mean_difference(model, clip, task.avoid, task.base, task.name, MEAN_DIFFERENCE_IMAGES, seed)
-        direction = dataclasses.replace(away, tensor=-away.tensor)
-    else:
-        direction = mean_difference(model, clip, task.concept, task.base, task.name, MEAN_DIFFERENCE_IMAGES, seed)
-    return direction, MEAN_DIFFERENCE_IMAGES * 20 * 3
+    def _sample(self, bench: Bench, task: Task, settings: Mapping[str, object]) -> tuple[torch.Tensor, int]:
+        """LATENT images, and the evaluations that they cost."""
+        pairs, options = bench.prompt_pairs(task), DiscoverySettings(task.name, **{**IMAGE_SIZE, **settings})
+        options = replace(options, sample_count=options.sample_count // len(self.sampled_under))
+        with torch.inference_mode():
+            batches = [
+                sample_images(bench.parts[0], _only(role, pairs), options, LATENT_SHAPE) for role in self.sampled_under
+            ]
+        count = len(task.base)
+        # Image i belongs to pair i modulo their number, so each batch ends with a whole round of pairs.
+        whole_rounds = [batch[: len(batch) // count * count] for batch in batches]
+        return torch.cat(whole_rounds), sum(map(len, batches)) * SAMPLING_STEPS * 2
 
 
-def _min_snr(predicted, target, base, scale):
-    """Hang et al. (ICCV 2023), gamma 5, for epsilon-prediction, where `scale` is 1 / sigma."""
+def _only(role: str, pairs: PromptPairs) -> PromptPairs:
+    """Pairs whose concept prompts, which images are sampled under, are those of a role."""
+    return pairs if role == "concept" else PromptPairs(pairs.base, pairs.base)
+
+
+def min_snr(predicted: torch.Tensor, target: torch.Tensor, base: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Hang et al. (ICCV 2023), gamma 5, for epsilon-prediction, for which `scale` is 1 / sigma."""
     snr = scale.flatten() ** 2
-    return _unweighted(predicted, target, base, scale) * snr.clamp(max=5) / snr
+    return squared_error(predicted, target, base, scale) * snr.clamp(max=5) / snr
 
 
-def _anywhere(u: torch.Tensor) -> torch.Tensor:
-    return states.LEARN_UNTIL * u
+def anywhere(u: torch.Tensor) -> torch.Tensor:
+    """Places in the noise schedule from uniform numbers `[B]`, each on its own."""
+    return LEARN_UNTIL * u
 
 
-def _one_noise(learner, shape: torch.Size) -> torch.Tensor:
-    """The same for all runs."""
-    return torch.randn(shape, generator=states.generator_for(learner.settings.seed, 2, 0))
+def without_decay(setting: float, done: float, rms: float) -> float:
+    """A learning rate relative to the RMS of h."""
+    return setting * rms
 
 
-def _constant_rate(learner):
-    return learner.settings.learning_rate * learner.rms
+def rolled_out(**options) -> Callable[[Run, list[torch.Tensor] | None], torch.Tensor]:
+    """`Recipe.states` that are `roll_out` with these options."""
+
+    def states(run: Run, samples: list[torch.Tensor] | None) -> torch.Tensor:
+        return roll_out(run, **options)
+
+    return states
 
 
-def _from_mean_difference(bench: Bench, task: Task, seed: int) -> tuple[Direction, int]:
-    model, clip, _ = bench.parts
-    start = mean_difference(model, clip, task.concept, task.base, task.name, 8, seed)
-    found, _ = bench.discover(task, seed=seed, start_from=start)
-    return found.direction, found.evaluations + 8 * 20 * 3
-
-
-def _without_map(bench: Bench, task: Task, seed: int) -> tuple[Direction, int]:
-    site = find_site(bench.parts[0])
-    start = Direction(torch.zeros(site.channels, 1, 1), task.name, site.family)
-    found, _ = bench.discover(task, seed=seed, start_from=start)
-    return found.direction, found.evaluations
-
-
-def _one_pair(bench: Bench, task: Task, seed: int) -> tuple[Direction, int]:
-    found, _ = bench.discover(dataclasses.replace(task, concept=task.concept[:1], base=task.base[:1]), seed=seed)
-    return found.direction, found.evaluations
-
-
-def _antithetic(learner, shape: torch.Size) -> torch.Tensor:
-    """Each noise in a batch with its negative."""
-    half = run_noise(learner, (shape[0] // 2, *shape[1:]))
+def antithetic(run: Run) -> torch.Tensor:
+    """Noise for a roll-out, each in a batch with its negative."""
+    half = start_noise(replace(run, shape=(run.shape[0] // 2, *run.shape[1:])))
     return torch.cat([half, -half])
 
 
-def _asking_for_nothing(bench: Bench, task: Task, seed: int) -> tuple[Direction, int]:
-    """Beside each pair one whose base prompt says the concept already: the teacher wants no change there, and a vector that
-    makes one pays for it."""
-    task = dataclasses.replace(task, concept=2 * task.concept, base=task.base + task.concept)
-    found, _ = bench.discover(task, seed=seed)
-    return found.direction, found.evaluations
+def one_noise(run: Run) -> torch.Tensor:
+    """Noise for a roll-out, the same for all."""
+    return torch.randn(run.shape, generator=run.random(Stream.ROLL_OUT_START, 0))
 
 
-def _low_frequencies(tensor: torch.Tensor) -> torch.Tensor:
+def with_pairs_that_want_no_change(task: Task) -> Task:
+    """Beside each pair one whose base prompt says the concept already.
+
+    The teacher wants no change there, and a vector that makes one pays for it.
+    """
+    return replace(task, concept=2 * task.concept, base=task.base + task.concept)
+
+
+def first_pair_only(task: Task) -> Task:
+    """The task with its first pair."""
+    return replace(task, concept=task.concept[:1], base=task.base[:1])
+
+
+def difference_of_means(bench: Bench, task: Task, seed: int, images: int = 64) -> tuple[Vector, int]:
+    """The mean difference of h, and what it cost; away from what the concept must lack, if that is what says it."""
+    model, clip, _ = bench.parts
+    vector, evaluations = mean_difference(model, clip, task.avoid or task.concept, task.base, task.name, images, seed)
+    return (replace(vector, tensor=-vector.tensor) if task.avoid else vector), evaluations
+
+
+def no_map(bench: Bench, task: Task, seed: int) -> tuple[Vector, int]:
+    """Zeros, one a channel."""
+    bottleneck = find_bottleneck(bench.parts[0])
+    return Vector(torch.zeros(bottleneck.channels, 1, 1), task.name, bottleneck.family), 0
+
+
+def low_frequencies(tensor: torch.Tensor) -> torch.Tensor:
+    """A map of 2 by 2, made as large as the tensor's."""
     pooled = F.adaptive_avg_pool2d(tensor[None], 2)
     return F.interpolate(pooled, size=tensor.shape[1:], mode="bilinear", align_corners=False)[0]
 
 
-def _both_halves(model, concept, strength):
-    """The unconditional half the other way, by half as much."""
-    return apply_steering(apply_steering(model, concept, strength), concept, -0.5 * strength, branch="negative")
-
-
-def _slider(bench: Bench, task: Task, seed: int) -> tuple[Steer, int]:
-    found: dict[str, torch.Tensor] = {}
-    with patch.object(discovery, "roll_out", partial(learn_slider, found)):
-        result, _ = bench.discover(task, seed=seed, **RIVAL_SETTINGS)
-    return partial(with_slider, found=found), result.evaluations
-
-
-def _spatial_mean(tensor: torch.Tensor) -> torch.Tensor:
+def mean_of_map(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor with each channel's mean everywhere."""
     return tensor.mean((1, 2), keepdim=True).expand_as(tensor).contiguous()
 
 
-_NOISIER = (states, "LEARN_UNTIL", 0.7)
-_UNWEIGHTED = (learner, "relative_error", _unweighted)
-_NOISED = {"sample_count": 62, "steps": 104}  # 2,480 evaluations of images, 3,328 of learning
+def steer_both_halves(model, concept: Vector, strength: float):
+    """The unconditional half the other way, by half as much."""
+    return apply_steering(apply_steering(model, concept, strength), concept, -0.5 * strength, half="negative")
+
+
+_NOT_CALIBRATED = {"calibrate": False}
+_NOISED = {"sample_count": 62, "steps": 104, "calibrate": False}
+"""2,480 evaluations for images, 3,328 for learning."""
 
 PUBLISHED = "paper, as published"
+PAPERS_LOSS = "paper's loss"
 DEFAULT = "+ calibrated (default)"
 SPATIAL_MEAN = "default, spatial_mean on"
 METHODS = {
-    PUBLISHED: Method(PAPER),
-    "paper's loss": Method({"method": "paper", "sample_count": 62, "steps": 156}),
-    "+ teacher instead of noise": Method(_NOISED, own_samples=("concept",), overrides=(_UNWEIGHTED,)),
-    "+ each sample relative": Method(_NOISED, own_samples=("concept",)),
+    PUBLISHED: Method(PAPER_PROTOCOL),
+    PAPERS_LOSS: Method({"method": "paper", "sample_count": 62, "steps": 156}),
+    "+ teacher instead of noise": Method(_NOISED, replace(DISTILLED, error=squared_error), sampled_under=("concept",)),
+    "+ each sample relative": Method(_NOISED, sampled_under=("concept",)),
     "relative, t not stratified": Method(
-        _NOISED, own_samples=("concept",), overrides=((states, "stratified", _anywhere),)
+        _NOISED, replace(DISTILLED, states=partial(learn_from_samples, places=anywhere)), sampled_under=("concept",)
     ),
-    "relative, images of the base prompts": Method(_NOISED, own_samples=("base",)),
-    "relative, images of both": Method({**_NOISED, "sample_count": 64}, own_samples=("concept", "base")),
-    "+ on the sampler's path": Method(),
-    DEFAULT: Method({"calibrate": True}),
-    "default, guidance 1": Method({"calibrate": True, "guidance": 1.0}),
-    "default, guidance 2": Method({"calibrate": True, "guidance": 2.0}),
-    "default, guidance 5": Method({"calibrate": True, "guidance": 5.0}),
-    "default, rate 0.05": Method({"calibrate": True, "learning_rate": 0.05}),
-    "default, rate 0.2": Method({"calibrate": True, "learning_rate": 0.2}),
-    "default, batch 4": Method({"calibrate": True, "batch_size": 4, "steps": 250}),
-    "default, 50 steps": Method({"calibrate": True, "steps": 50, "sample_count": 24}),
-    "default, 300 steps": Method({"calibrate": True, "steps": 300, "sample_count": 128}),
-    "default, the noisier 70 % only": Method({"calibrate": True}, overrides=(_NOISIER,)),
-    "default, paths without guidance": Method({"calibrate": True}, overrides=((states, "ROLL_OUT_CFG", 1.0),)),
-    "default, weighted by min-SNR": Method({"calibrate": True}, overrides=((learner, "relative_error", _min_snr),)),
-    "default, no decay": Method({"calibrate": True}, overrides=((learner.Learner, "_learning_rate", _constant_rate),)),
-    "default, no decay, averaged": Method(
-        {"calibrate": True},
-        overrides=(
-            (learner.Learner, "_learning_rate", _constant_rate),
-            (discovery, "Learner", AveragingLearner),
-        ),
+    "relative, images of the base prompts": Method(_NOISED, sampled_under=("base",)),
+    "relative, images of both": Method({**_NOISED, "sample_count": 64}, sampled_under=("concept", "base")),
+    "+ on the sampler's path": Method(_NOT_CALIBRATED),
+    DEFAULT: Method(),
+    "default, guidance 1": Method({"guidance": 1.0}),
+    "default, guidance 2": Method({"guidance": 2.0}),
+    "default, guidance 5": Method({"guidance": 5.0}),
+    "default, rate 0.05": Method({"learning_rate": 0.05}),
+    "default, rate 0.2": Method({"learning_rate": 0.2}),
+    "default, batch 4": Method({"batch_size": 4, "steps": 250}),
+    "default, 50 steps": Method({"steps": 50, "sample_count": 24}),
+    "default, 300 steps": Method({"steps": 300, "sample_count": 128}),
+    "default, the noisier 70 % only": Method(recipe=replace(DISTILLED, states=rolled_out(until=0.7))),
+    "default, paths without guidance": Method(recipe=replace(DISTILLED, states=rolled_out(cfg=1.0))),
+    "default, weighted by min-SNR": Method(recipe=replace(DISTILLED, error=min_snr)),
+    "default, no decay": Method(recipe=replace(DISTILLED, learning_rate=without_decay)),
+    "default, no decay, averaged": Method(recipe=replace(DISTILLED, learning_rate=without_decay, states=average)),
+    "default, noise and its negative": Method(recipe=replace(DISTILLED, states=rolled_out(noise=antithetic))),
+    "default, one noise for all runs": Method(recipe=replace(DISTILLED, states=rolled_out(noise=one_noise))),
+    "default, best of a fixed set": Method({"steps": 105}, replace(DISTILLED, states=keep_best)),
+    "default, pairs that want no change": Method(task=with_pairs_that_want_no_change),
+    "default, states kept and reused": Method({"steps": 229}, replace(DISTILLED, states=reuse_states)),
+    "default, from mean difference": Method(start_from=partial(difference_of_means, images=8)),
+    "default, one pair": Method(task=first_pair_only),
+    "L-BFGS on a fixed set": Method(_NOT_CALIBRATED, replace(DISTILLED, states=second_order)),
+    "default, steering 70 % of sampling": Method(steer=partial(apply_steering, end_percent=0.7)),
+    "default, other half steered back": Method(steer=steer_both_halves),
+    "default, and by noise level": Method(find=partial(discover_extended, extension=NoiseLevels(3))),
+    "default, and a map of rank 8": Method(find=partial(discover_extended, extension=LowRank(8))),
+    "default, and a second site": Method(
+        find=partial(discover_extended, extension=SecondSite(("output", 3), (192, 8, 8)))
     ),
-    "default, noise and its negative": Method({"calibrate": True}, overrides=((states, "run_noise", _antithetic),)),
-    "default, one noise for all runs": Method({"calibrate": True}, overrides=((states, "run_noise", _one_noise),)),
-    "default, best of a fixed set": Method(
-        {"calibrate": True, "steps": 105}, overrides=((discovery, "roll_out", learn_and_keep_best),)
-    ),
-    "default, pairs that want no change": Method(find=_asking_for_nothing),
-    "default, states kept and reused": Method(
-        {"calibrate": True, "steps": 229}, overrides=((discovery, "roll_out", learn_on_kept_states),)
-    ),
-    "default, from mean difference": Method(find=_from_mean_difference),
-    "default, one pair": Method(find=_one_pair),
-    "L-BFGS on a fixed set": Method(overrides=((discovery, "roll_out", learn_second_order),)),
-    "default, steering 70 % of sampling": Method({"calibrate": True}, steer=partial(apply_steering, end_percent=0.7)),
-    "default, other half steered back": Method({"calibrate": True}, steer=_both_halves),
-    "default, and by noise level": Method(find=partial(find_extended, NoiseLevels(3))),
-    "default, and a map of rank 8": Method(find=partial(find_extended, LowRank(8))),
-    "default, and a second site": Method(find=partial(find_extended, SecondSite(("output", 3), (192, 8, 8)))),
-    SPATIAL_MEAN: Method({"calibrate": True, "spatial_mean": True}),
-    "default, averaged when finished": Method({"calibrate": True}, after=_spatial_mean),
-    "default, low frequencies only": Method({"calibrate": True}, after=_low_frequencies),
-    "default, learnt without a map": Method(find=_without_map),
-    "mean difference": Method(find=_mean_difference),
-    "RespoDiff's concept module": Method(
-        RIVAL_SETTINGS, overrides=(_UNWEIGHTED, (discovery, "roll_out", learn_respodiff))
-    ),
-    "Concept Slider (LoRA)": Method(find=_slider),
+    SPATIAL_MEAN: Method({"spatial_mean": True}),
+    "default, averaged when finished": Method(after=mean_of_map),
+    "default, low frequencies only": Method(after=low_frequencies),
+    "default, learnt without a map": Method(start_from=no_map),
+    "mean difference": Method(find=difference_of_means),
+    "RespoDiff's concept module": Method(RIVAL_SETTINGS, replace(DISTILLED, error=squared_error, states=respodiff)),
+    "Concept Slider (LoRA)": Method(find=discover_slider),
 }
-"""Each method with what it changes. "+" is one change to the method above it. All cost 5,000 to 6,000 evaluations, but for
-the paper's, the last three, and those that say otherwise."""
+"""Each method with what it changes. "+" is one change to the method above it. All cost 5,000 to 6,000 evaluations, but
+for the paper's, the last three, and those that say otherwise."""

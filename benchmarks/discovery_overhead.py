@@ -1,6 +1,6 @@
 """What preview, resuming and saving now and then add to a discovery: the demo model, whole discoveries in turn.
 
-`run_module.py benchmarks.discovery_overhead` writes benchmarks/results/discovery_overhead.md.
+Writes discovery_overhead.md.
 """
 
 from __future__ import annotations
@@ -8,19 +8,21 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from comfy.cli_args import LatentPreviewMethod, args
 
-from ..hspace import autosave
-from ..hspace.discovery import discover
-from ..hspace.learner import ADAM_STATE
-from ..hspace.monitor import ProgressMonitor
-from ..hspace.settings import DiscoverySettings
-from ..hspace.vector_file import save_direction
-from .common import RESULTS, WOMAN, Bench, markdown_table
+from hspace import UnfinishedVector, Vector, save_concept
+from hspace.discovery import Discovery, DiscoverySettings, Observer, Progress, discover
+from hspace.discovery.optimiser import ADAM_STATE
+from hspace.files import autosave
+from scripts.comfyui import load_pack
+
+from .common import IMAGE_SIZE, WOMAN, Bench, markdown_table, write_report
+from .steering_overhead import in_turn, timed
 
 PREVIEW_EVERY = 50  # the node's default
 
@@ -29,69 +31,67 @@ class _Halfway(Exception):
     pass
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+class _StopHalfway(Observer):
+    """Ends a discovery after half of its steps, and keeps the vector so far."""
+
+    def __init__(self):
+        self.vector: Vector | None = None
+
+    def step(self, progress: Progress) -> None:
+        if progress.step == progress.steps // 2:
+            raise _Halfway
+
+    def stopped(self, vector: Vector) -> None:
+        self.vector = vector
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this benchmark."""
     parser.add_argument("--repeats", type=int, default=5)
-    options = parser.parse_args()
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure, and write the results."""
     args.preview_method = LatentPreviewMethod.Auto
+    load_pack()
+    from hspace_steering.nodes.editor import NodeObserver  # there is no such package before the pack is loaded
+
     bench = Bench()
-    concept, base = bench.conditioning(WOMAN.concept), bench.conditioning(WOMAN.base)
-    settings = DiscoverySettings("woman", width=128, height=128)
+    pairs, settings = bench.prompt_pairs(WOMAN), DiscoverySettings("woman", **IMAGE_SIZE)
 
-    def find(**extra):
+    def find(**extra) -> Discovery:
         with torch.inference_mode():
-            return discover(bench.parts[0], concept, base, settings, **extra)
+            return discover(bench.parts[0], pairs, settings, **extra)
 
-    def previewed() -> None:
-        find(listener=ProgressMonitor(bench.parts[0], settings.steps), compare_every=PREVIEW_EVERY)
+    def with_preview() -> None:
+        find(observer=NodeObserver(bench.parts[0], settings.steps, settings.name, PREVIEW_EVERY, None))
 
-    def resumed() -> None:
-        kept = []
-
-        def stop(progress) -> None:
-            if progress.step == settings.steps // 2:
-                raise _Halfway
-
+    def resume() -> None:
+        observer = _StopHalfway()
         try:
-            find(listener=stop, keep_partial=kept.append)
+            find(observer=observer)
         except _Halfway:
-            find(start_from=kept[0])
+            find(start_from=observer.vector)
 
-    runs = {"bare": find, "preview every 50 steps": previewed, "cancelled halfway and resumed": resumed}
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(options.repeats):
-        for name in list(runs) if turn % 2 else list(runs)[::-1]:
-            began = time.perf_counter()
-            runs[name]()
-            seconds[name].append(time.perf_counter() - began)
+    discoveries = {"bare": find, "preview every 50 steps": with_preview, "cancelled halfway and resumed": resume}
+    seconds = in_turn({name: partial(timed, action) for name, action in discoveries.items()}, options.repeats)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     rows = [[name, f"{value:.2f}", f"{100 * (value / medians['bare'] - 1):+.1f} %"] for name, value in medians.items()]
-    saving = seconds_of_a_save(find().direction)
-    rows.append(
-        [f"saving every {autosave.EVERY:.0f} s", f"{saving:.4f} a save", f"{100 * saving / autosave.EVERY:+.3f} %"]
-    )
+    saving, every = seconds_of_a_save(find().vector), autosave.EVERY
+    rows.append([f"saving every {every:.0f} s", f"{saving:.4f} a save", f"{100 * saving / every:+.3f} %"])
     text = (
         "# What a discovery costs beside its steps, on the demo model\n\n"
-        f"Medians of {options.repeats} whole discoveries each at the node's defaults, taken in turn on {torch.get_num_threads()} "
-        "CPU threads.\n\n" + markdown_table(["discovery", "seconds", "against bare"], rows)
+        f"Medians of {options.repeats} whole discoveries each at the node's defaults, taken in turn.\n\n"
+        + markdown_table(["discovery", "seconds", "against bare"], rows)
     )
     print(text)
-    (RESULTS / "discovery_overhead.md").write_text(text)
+    write_report("discovery_overhead", text)
 
 
-def seconds_of_a_save(direction, times: int = 20) -> float:
+def seconds_of_a_save(vector: Vector, times: int = 20) -> float:
     """Median seconds of writing one vector with its optimiser state."""
-    moments = {key: direction.tensor.clone() for key in ADAM_STATE}
-    state = {**moments, "step": torch.tensor(1.0)}
-    direction = type(direction)(direction.tensor, direction.name, direction.family, direction.metadata, state)
-    values = []
+    state = {**{key: vector.tensor.clone() for key in ADAM_STATE}, "step": torch.tensor(1.0)}
+    unfinished = UnfinishedVector(vector.tensor, vector.name, vector.family, vector.provenance, state)
     with tempfile.TemporaryDirectory() as folder:
-        for _ in range(times):
-            began = time.perf_counter()
-            save_direction(direction, Path(folder) / "partial.safetensors")
-            values.append(time.perf_counter() - began)
-    return statistics.median(values)
-
-
-if __name__ == "__main__":
-    main()
+        save: Callable[[], object] = partial(save_concept, unfinished, Path(folder) / "partial.safetensors")
+        return statistics.median(timed(save) for _ in range(times))

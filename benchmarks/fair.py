@@ -1,7 +1,6 @@
 """Fair generation: how evenly genders and skin tones come out, per profession, and what it costs in fidelity.
 
-`run_module.py benchmarks.fair` writes benchmarks/results/fair.md, .json, .png and fair_*.jpg, in two hours on two
-CPU cores. Needs the vectors of `make vectors`.
+Writes fair.md, .json, .png and fair_*.jpg, in two hours on two CPU cores. Needs the vectors of `make vectors`.
 """
 
 from __future__ import annotations
@@ -10,23 +9,30 @@ import argparse
 from dataclasses import replace
 from functools import cache, partial
 
+import numpy as np
+import scipy.stats
 import torch
 
-from ..demo.captions import GENDERS, SKIN_TONES, caption
-from ..hspace.concept import Concept, Direction
+from demo.captions import GENDERS, SKIN_TONES, caption
+from hspace import Concept, Vector
+
 from .baselines import mean_difference
-from .common import PAPER, RESULTS, Bench, Task, markdown_table, store
+from .common import PAPER_PROTOCOL, Bench, Task, markdown_table, mean_row, result_path, store, write_report
 from .pictures import PER_ROW, bars, image_rows
 from .responsible import (
+    CFGS,
+    SHOWN_CFG,
     UNSEEN,
-    Drawn,
+    Judged,
+    add_cfg_argument,
+    cfg_order,
     deviation_of,
-    draw_cell,
     fidelity,
     gender_choice,
     mean_deviation,
+    profession_only,
+    sample_cell,
     tone_choice,
-    unnamed,
     with_interval,
 )
 from .shipped_vectors import STRENGTHS, TASKS, calibrate
@@ -40,65 +46,71 @@ METHODS_OF = {
     "both": tuple(method for method in METHODS[:-1] if method != "mean difference"),
 }
 """The paper's protocol for each of seven vectors would take an hour."""
-FOUND_HERE = ("mean difference", PAPER_METHOD)
+DISCOVERED_HERE = ("mean difference", PAPER_METHOD)
 CALIBRATION_IMAGES = 48
-SHOWN_CFG = 4.0
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this benchmark."""
     parser.add_argument("--images", type=int, default=150, help="images a profession")
     parser.add_argument("--professions", type=int, default=6)
-    parser.add_argument("--cfg", type=float, action="append", help="default: 4, 2 and 7")
+    add_cfg_argument(parser)
     parser.add_argument("--attribute", action="append", choices=list(CLASSES), help="default: all")
     parser.add_argument("--method", action="append", choices=METHODS, help="default: all; other results are kept")
-    options = parser.parse_args()
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure, and write the results."""
     bench, results = Bench(), []
-    for cfg in options.cfg or [SHOWN_CFG, 2.0, 7.0]:
-        plain = {p: draw_cell(bench, unnamed(p, options.images), cfg=cfg) for p in UNSEEN[: options.professions]}
+    for cfg in options.cfg or CFGS:
+        professions = UNSEEN[: options.professions]
+        plain = {p: sample_cell(bench, profession_only(p, options.images), cfg=cfg) for p in professions}
         for attribute in options.attribute or CLASSES:
             for method in METHODS_OF[attribute]:
                 if not options.method or method in options.method:
-                    results = store("fair", [measure(bench, attribute, method, plain, cfg)], place)
-    (RESULTS / "fair.md").write_text(report(results, options.images, options.professions))
-    at = [r for r in results if r["cfg"] == SHOWN_CFG] or results
+                    results = store("fair", [measure(bench, attribute, method, plain, cfg)], sort_key)
+    write_report("fair", report(results, options.images, options.professions))
+    shown = [r for r in results if r["cfg"] == SHOWN_CFG] or results
     panels = {
-        a: [(r["method"], r["deviation"], r["low"], r["high"]) for r in at if r["attribute"] == a] for a in CLASSES
+        attribute: [(r["method"], r["deviation"], r["low"], r["high"]) for r in shown if r["attribute"] == attribute]
+        for attribute in CLASSES
     }
-    bars(panels, "mean deviation ratio, 0 is even", RESULTS / "fair.png")
+    panels = {title: entries for title, entries in panels.items() if entries}
+    bars(panels, "mean deviation ratio, 0 is even", result_path("fair.png"))
     for attribute, methods in METHODS_OF.items():
-        profession = UNSEEN[0]
-        rows = {method: draw_method(bench, attribute, method, profession, PER_ROW, 0, SHOWN_CFG).images
-                for method in methods if method not in FOUND_HERE}  # fmt: skip
-        image_rows(rows, RESULTS / f"fair_{attribute.replace(' ', '_')}.jpg")
+        rows = {
+            method: sample_method(bench, attribute, method, UNSEEN[0], PER_ROW, 0, SHOWN_CFG).images
+            for method in methods
+            if method not in DISCOVERED_HERE
+        }
+        image_rows(rows, result_path(f"fair_{attribute.replace(' ', '_')}.jpg"))
 
 
-def place(result: dict) -> tuple:
-    """Where a result stands among the others."""
-    cfg = result["cfg"]
-    return cfg != SHOWN_CFG, cfg, list(CLASSES).index(result["attribute"]), METHODS.index(result["method"])
+def sort_key(result: dict) -> tuple:
+    """The place of a result among the others."""
+    return *cfg_order(result["cfg"]), list(CLASSES).index(result["attribute"]), METHODS.index(result["method"])
 
 
-def draw_method(
+def sample_method(
     bench: Bench, attribute: str, method: str, profession: str, images: int, seed: int, cfg: float
-) -> Drawn:
+) -> Judged:
     """Images of one profession under one method; `seed` is that of the choice."""
     if method == "word in the prompt":
-        return draw_cell(bench, named(attribute, profession, images, seed), cfg=cfg)
+        return sample_cell(bench, prompts_with_words(attribute, profession, images, seed), cfg=cfg)
     concept = None if method == "unsteered" else expression(bench, attribute, method, seed)
-    return draw_cell(bench, unnamed(profession, images), concept, cfg=cfg)
+    return sample_cell(bench, profession_only(profession, images), concept, cfg=cfg)
 
 
-def measure(bench: Bench, attribute: str, method: str, plain: dict[str, Drawn], cfg: float) -> dict:
+def measure(bench: Bench, attribute: str, method: str, plain: dict[str, Judged], cfg: float) -> dict:
     """One method for one attribute over all professions, beside the unsteered images of each."""
-    groups, faithful = [], []
+    groups, rows = [], []
     for seed, (profession, unsteered) in enumerate(plain.items()):
-        images = len(unsteered.images)
-        drawn = unsteered if method == "unsteered" else draw_method(bench, attribute, method, profession, images, seed, cfg)  # fmt: skip
-        groups.append(classes(drawn, attribute))
-        faithful.append(fidelity(drawn, unsteered, profession))
+        cell = unsteered
+        if method != "unsteered":
+            cell = sample_method(bench, attribute, method, profession, len(unsteered.images), seed, cfg)
+        groups.append(classes(cell, attribute))
+        rows.append(fidelity(cell, unsteered, profession))
     deviation, low, high = mean_deviation(groups, CLASSES[attribute])
-    means = {key: sum(row[key] for row in faithful) / len(faithful) for key in faithful[0]}
     result = {
         "attribute": attribute,
         "method": method,
@@ -107,29 +119,34 @@ def measure(bench: Bench, attribute: str, method: str, plain: dict[str, Drawn], 
         "low": low,
         "high": high,
         "deviations": {p: deviation_of(group, CLASSES[attribute]) for p, group in zip(plain, groups, strict=True)},
-        **means,
+        **mean_row(rows),
     }
-    print(f"cfg {cfg:g} {attribute:>9} {method:>18}: deviation {deviation:.3f} ({low:.3f} to {high:.3f}), "
-          f"profession {100 * means['profession']:.1f} %", flush=True)  # fmt: skip
+    print(
+        f"cfg {cfg:g} {attribute:>9} {method:>18}: deviation {deviation:.3f} ({low:.3f} to {high:.3f}), "
+        f"profession {100 * result['profession']:.1f} %",
+        flush=True,
+    )
     return result
 
 
-def classes(drawn: Drawn, attribute: str) -> torch.Tensor:
+def classes(cell: Judged, attribute: str) -> torch.Tensor:
     """Class of each image, int64 `[images]`."""
+    attributes = cell.attributes
     if attribute == "both":
-        return drawn.seen.gender * len(SKIN_TONES) + drawn.seen.skin_tone
-    return drawn.seen.gender if attribute == "gender" else drawn.seen.skin_tone
+        return attributes.gender * len(SKIN_TONES) + attributes.skin_tone
+    return attributes.gender if attribute == "gender" else attributes.skin_tone
 
 
-def named(attribute: str, profession: str, images: int, seed: int) -> list[str]:
-    """The ceiling: the same balanced draws, as words in the prompt."""
-    genders = gender_choice(seed, load=_placeholder).draw(images) if attribute != "skin tone" else [None] * images
-    tones = tone_choice(seed, load=_placeholder).draw(images) if attribute != "gender" else [None] * images
+def prompts_with_words(attribute: str, profession: str, images: int, seed: int) -> list[str]:
+    """The ceiling: the same balanced choices, as words in the prompt."""
+    nobody = [None] * images
+    genders = nobody if attribute == "skin tone" else gender_choice(seed, load=_placeholder).allocate(images)
+    tones = nobody if attribute == "gender" else tone_choice(seed, load=_placeholder).allocate(images)
     return [caption(profession, gender=g, skin_tone=t) for g, t in zip(genders, tones, strict=True)]
 
 
-def _placeholder(name: str) -> Direction:
-    return Direction(torch.zeros(1, 1, 1), name, "words")
+def _placeholder(name: str) -> Vector:
+    return Vector(torch.zeros(1, 1, 1), name, "words")
 
 
 def expression(bench: Bench, attribute: str, method: str, seed: int) -> Concept:
@@ -137,50 +154,64 @@ def expression(bench: Bench, attribute: str, method: str, seed: int) -> Concept:
     balanced = method != "ours, random"
     find = {"mean difference": _mean_difference, PAPER_METHOD: _paper_vector}.get(method)
     load = {"load": partial(find, bench)} if find else {}
-    choices = {"gender": gender_choice, "skin tone": tone_choice}
-    chosen = [make(seed, balanced, **load) for name, make in choices.items() if attribute in (name, "both")]
-    return chosen[0] if len(chosen) == 1 else chosen[0] + chosen[1]
+    makers = {"gender": gender_choice, "skin tone": tone_choice}
+    choices = [make(seed, balanced, **load) for name, make in makers.items() if attribute in (name, "both")]
+    return choices[0] if len(choices) == 1 else choices[0] + choices[1]
 
 
 @cache
-def _mean_difference(bench: Bench, name: str) -> Direction:
+def _mean_difference(bench: Bench, name: str) -> Vector:
     task = TASKS[name]
     model, clip, _ = bench.parts
-    return _as_shipped(bench, task, mean_difference(model, clip, task.concept, task.base, name))
+    vector, _ = mean_difference(model, clip, task.concept, task.base, name)
+    return _as_shipped(bench, task, vector)
 
 
 @cache
-def _paper_vector(bench: Bench, name: str) -> Direction:
-    task = TASKS[name]
-    found, _ = bench.discover(task, **PAPER)
-    return _as_shipped(bench, task, found.direction)
+def _paper_vector(bench: Bench, name: str) -> Vector:
+    discovery, _ = bench.discover(TASKS[name], **PAPER_PROTOCOL)
+    return _as_shipped(bench, TASKS[name], discovery.vector)
 
 
-def _as_shipped(bench: Bench, task: Task, direction: Direction) -> Direction:
+def _as_shipped(bench: Bench, task: Task, vector: Vector) -> Vector:
     """Scaled by the rule that scales the shipped vectors; those that nobody calibrated may need to go further."""
-    scale, _ = calibrate(bench, task, direction, CALIBRATION_IMAGES, (*STRENGTHS, 3.0, 4.0, 6.0))
-    return replace(direction, tensor=scale * direction.tensor)
+    scale, _ = calibrate(bench, task, vector, CALIBRATION_IMAGES, (*STRENGTHS, 3.0, 4.0, 6.0))
+    return replace(vector, tensor=scale * vector.tensor)
 
 
 def report(results: list[dict], images: int, professions: int) -> str:
     """The Markdown page."""
     count = images * professions
     rows = [
-        [f"{r['cfg']:g}", r["attribute"], r["method"], f"{r['deviation']:.3f} ({r['low']:.3f} to {r['high']:.3f})",
-         with_interval(r["profession"], count), with_interval(r["weapon unchanged"], count), f"{r['psnr']:.1f} dB"]
+        [
+            f"{r['cfg']:g}",
+            r["attribute"],
+            r["method"],
+            f"{r['deviation']:.3f} ({r['low']:.3f} to {r['high']:.3f})",
+            with_interval(r["profession"], count),
+            with_interval(r["weapon unchanged"], count),
+            f"{r['psnr']:.1f} dB",
+        ]
         for r in results
-    ]  # fmt: skip
-    header = ["CFG", "attribute", "method", "mean deviation ratio (95 % interval)", "profession recognised",
-              "weapon unchanged", "PSNR to unsteered"]  # fmt: skip
+    ]
+    columns = [
+        "CFG",
+        "attribute",
+        "method",
+        "mean deviation ratio (95 % interval)",
+        "profession recognised",
+        "weapon unchanged",
+        "PSNR to unsteered",
+    ]
     return (
         "# Fair generation on the demo model\n\n"
-        f"{professions} professions that no vector was found on, {images} images each, prompts that name nothing but the "
-        "profession, same seeds in every row, strength 1. Deviation ratio: 0 is even, 1 is all the same. *Word in the "
-        "prompt* is the ceiling: the same balanced draws, written into the prompt. *Mean difference* is a vector without "
-        "optimisation, *paper's vectors* are found by the published protocol; both, as ours, are scaled so that strength 1 "
-        f"shows most of the concept without harm, and drawn balanced. {images} fair coin tosses have a deviation of {coin_tosses(images):.3f} on average.\n\n"
-        + markdown_table(header, rows)
-        + by_profession(results)
+        f"{professions} professions that no vector was found on, {images} images each, prompts that name nothing but "
+        "the profession, same seeds in every row, strength 1. Deviation ratio: 0 is even, 1 is all the same. *Word in "
+        "the prompt* is the ceiling: the same balanced choices, written into the prompt. *Mean difference* is a vector "
+        "without optimisation, *paper's vectors* are found by the published protocol; both, as ours, are scaled so "
+        f"that strength 1 shows most of the concept without harm, and allocated in balance. {images} fair coin tosses "
+        "have a deviation of "
+        f"{coin_tosses(images):.3f} on average.\n\n" + markdown_table(columns, rows) + by_profession(results)
     )
 
 
@@ -194,11 +225,6 @@ def by_profession(results: list[dict]) -> str:
     return "\n## Deviation ratio by profession\n\n" + markdown_table(["CFG", "attribute", "method", *names], rows)
 
 
-def coin_tosses(images: int, trials: int = 2000) -> float:
+def coin_tosses(images: int) -> float:
     """Mean deviation ratio of fair coins."""
-    heads = torch.distributions.Binomial(images, 0.5).sample((trials,)) / images
-    return (2 * (heads - 0.5).abs()).mean().item()
-
-
-if __name__ == "__main__":
-    main()
+    return float(scipy.stats.binom(images, 0.5).expect(lambda heads: np.abs(2 * heads / images - 1)))

@@ -1,7 +1,6 @@
 """The main job in figures: discover a concept on one half of the professions, steer the other half.
 
-`make benchmark` writes benchmarks/results/main_job.md, .json and .png. `--paper` adds the paper's protocol for "woman" at
-full size; `--quick` is for a look.
+Writes main_job.md, .json and .png.
 """
 
 from __future__ import annotations
@@ -9,11 +8,12 @@ from __future__ import annotations
 import argparse
 import time
 
+from matplotlib.figure import Figure
+
 from .common import (
     DARK_SKIN,
     NO_WEAPON,
-    PAPER,
-    RESULTS,
+    PAPER_PROTOCOL,
     WOMAN,
     WOMAN_SINGLE_PAIR,
     Bench,
@@ -21,82 +21,89 @@ from .common import (
     at_fidelity,
     markdown_table,
     percent,
+    result_path,
     write_json,
+    write_report,
 )
 
-STRENGTHS = [0.0, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0]
+STRENGTHS = (0.0, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
+QUICK_STRENGTHS = (0.0, 0.5, 1.0, 2.0)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this benchmark."""
     parser.add_argument("--images", type=int, default=128, help="images a strength")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="32 images, strengths 0, 0.5, 1, 2")
     parser.add_argument("--paper", action="store_true", help="also the paper's protocol, which takes minutes")
-    options = parser.parse_args()
-    images, strengths = (32, [0.0, 0.5, 1.0, 2.0]) if options.quick else (options.images, STRENGTHS)
-    bench = Bench()
-    runs = [(task, "distilled", {}) for task in (WOMAN, DARK_SKIN, NO_WEAPON, WOMAN_SINGLE_PAIR)]
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure, and write the results."""
+    images, strengths = (32, QUICK_STRENGTHS) if options.quick else (options.images, STRENGTHS)
+    bench, results = Bench(), []
+    jobs = [(task, {}) for task in (WOMAN, DARK_SKIN, NO_WEAPON, WOMAN_SINGLE_PAIR)]
     if options.paper:
-        runs.append((WOMAN, "paper", PAPER))
-    results = []
-    for task, method, settings in runs:
-        results.append(run(bench, task, method, {"seed": options.seed, **settings}, strengths, images))
+        jobs.append((WOMAN, PAPER_PROTOCOL))
+    for task, settings in jobs:
+        results.append(measure(bench, task, {"seed": options.seed, **settings}, strengths, images))
         write_json("main_job", results)
-    (RESULTS / "main_job.md").write_text(report(results, images))
+    write_report("main_job", report(results, images))
     plot(results)
 
 
-def run(bench: Bench, task: Task, method: str, settings: dict, strengths: list[float], images: int) -> dict:
+def measure(bench: Bench, task: Task, settings: dict, strengths: tuple[float, ...], images: int) -> dict:
     """One discovery and its strength sweep."""
-    found, seconds = bench.discover(task, **settings)
+    discovery, seconds = bench.discover(task, **settings)
     began = time.perf_counter()
-    rows = bench.sweep(task, found.direction, strengths, images)
-    ceiling = bench.judge_prompts(task, images, named=True) if task.named else None
+    rows = bench.sweep(task, discovery.vector, strengths, images)
+    ceiling = bench.judge_prompts(task, images, say_concept=True) if task.wording else None
+    best, method = at_fidelity(rows), discovery.vector.provenance.method
     result = {
         "concept": task.name,
         "method": method,
         "pairs": len(task.base),
-        "evaluations": found.evaluations,
+        "evaluations": discovery.evaluations,
         "seconds": round(seconds, 1),
         "judging_seconds": round(time.perf_counter() - began, 1),
         "rows": rows,
         "ceiling": ceiling,
-        "at_95": at_fidelity(rows),
+        "at_95": best,
     }
-    best = result["at_95"]
-    print(f"{task.name} ({method}): {found.evaluations} evaluations, {seconds:.0f} s; unsteered {percent(rows[0]['concept'])}, "
-          f"at strength {best['strength']:g} {percent(best['concept'])} with the profession in {percent(best.get('profession', 0))}",
-          flush=True)  # fmt: skip
+    print(
+        f"{task.name} ({method}): {discovery.evaluations} evaluations, {seconds:.0f} s; "
+        f"unsteered {percent(rows[0]['concept'])}, at strength {best['strength']:g} {percent(best['concept'])} "
+        f"with the profession in {percent(best.get('profession', 0))}",
+        flush=True,
+    )
     for row in rows:
         print(f"   {row['strength']:4.1f}  {percent(row['concept']):>8}  {percent(row['profession']):>8}", flush=True)
     return result
 
 
 def report(results: list[dict], images: int) -> str:
-    """The Markdown table."""
-    strengths = [row["strength"] for row in results[0]["rows"]]
-    header = ["concept", "method", "pairs", "evaluations", "seconds", *(f"{s:g}" for s in strengths), "named"]
-    rows = []
+    """The Markdown page."""
+    strengths = [f"{row['strength']:g}" for row in results[0]["rows"]]
+    columns = ["concept", "method", "pairs", "evaluations", "seconds", *strengths, "named"]
+    rows, lines = [], []
     for result in results:
+        facts = [result["concept"], result["method"], str(result["pairs"]), str(result["evaluations"])]
         cells = [cell(row) for row in [*result["rows"], result["ceiling"]]]
-        rows.append([result["concept"], result["method"], str(result["pairs"]), str(result["evaluations"]),
-                     f"{result['seconds']:.0f}", *cells])  # fmt: skip
-    lines = [
-        "# Main job on the demo model",
-        "",
-        f"{images} images a cell, 20 steps of Euler, CFG 4, same seeds in every cell, professions that discovery never saw. "
-        "Each cell: share of images with the concept / share whose profession is still recognised, by the demo model's "
-        "classifier. *Named*: the prompt says it, the ceiling.",
-        "",
-        markdown_table(header, rows),
-    ]
-    lines += ["At the strength with the highest concept rate among those that keep the profession in 95 %:", ""]
-    for result in results:
-        best = result["at_95"]
-        lines.append(f"- {result['concept']} ({result['method']}, {result['pairs']} pairs): "
-                     f"{percent(result['rows'][0]['concept'])} unsteered, {percent(best['concept'])} at strength {best['strength']:g}")  # fmt: skip
-    return "\n".join(lines) + "\n"
+        rows.append([*facts, f"{result['seconds']:.0f}", *cells])
+        best, unsteered = result["at_95"], percent(result["rows"][0]["concept"])
+        lines.append(
+            f"- {result['concept']} ({result['method']}, {result['pairs']} pairs): "
+            f"{unsteered} unsteered, {percent(best['concept'])} at strength {best['strength']:g}\n"
+        )
+    return (
+        "# Main job on the demo model\n\n"
+        f"{images} images a cell, 20 steps of Euler, CFG 4, same seeds in every cell, professions that discovery never "
+        "saw. Each cell: share of images with the concept / share with the profession still recognised, by the demo "
+        "model's classifier. *Named*: the prompt says it, the ceiling.\n\n"
+        + markdown_table(columns, rows)
+        + "\nAt the strength with the highest concept rate among those that keep the profession in 95 %:\n\n"
+        + "".join(lines)
+    )
 
 
 def cell(row: dict[str, float] | None) -> str:
@@ -106,9 +113,6 @@ def cell(row: dict[str, float] | None) -> str:
 
 def plot(results: list[dict]) -> None:
     """Concept rate (solid) and fidelity (dashed) over strength."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(8, 4.5), dpi=110, layout="constrained")
     axes = figure.add_subplot()
     for number, result in enumerate(results):
@@ -124,8 +128,4 @@ def plot(results: list[dict]) -> None:
     )
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    FigureCanvasAgg(figure).print_png(RESULTS / "main_job.png")
-
-
-if __name__ == "__main__":
-    main()
+    figure.savefig(result_path("main_job.png"))

@@ -1,77 +1,145 @@
-"""Other ways to learn: RespoDiff's concept module, a Concept Slider, second-order steps, averaged steps, early stopping.
+"""Other loops of a discovery: RespoDiff's concept module, a Concept Slider, L-BFGS, averaging, early stopping.
 
 The first two are what a user would pick instead of discovery. They learn on states of a sampling run that is made anew
-for each step, which is what they pay for. All but the last are written as what discovery calls
-`learn(learner, sigmas, noise)`, so that ComfyUI prepares model and prompts for them too.
+for each step, which is what they pay for. All are `Recipe.states`, so ComfyUI prepares model and prompts for them too.
 """
 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import comfy.k_diffusion.sampling
-import comfy.samplers
 import torch
 from comfy.weight_adapter import LoRAAdapter
 
-from ..hspace import conditioning as cond
-from ..hspace.learner import REACH_FROM, Learner
-from ..hspace.objective import mean_square, prediction_scale, relative_error
-from ..hspace.states import ROLL_OUT_CFG, SAMPLING_STEPS, generator_for, pairs_of_batch, roll_out
+from hspace.discovery import DISTILLED, Observer, Progress
+from hspace.discovery.distilled import ROLL_OUT_CFG, learn, roll_out_sigmas, step_towards, teach
+from hspace.discovery.objective import prediction_scale, squared_error
+from hspace.discovery.optimiser import REACH_FROM
+from hspace.discovery.run import Run
+from hspace.discovery.samples import SAMPLING_STEPS
+from hspace.discovery.streams import generator
+
+from .common import Bench, Steer, Stream, Task
 
 RIVAL_SETTINGS = {"steps": 125, "guidance": 4.0, "batch_size": 8, "calibrate": False}
 SLIDER_RANK, SLIDER_RATE = 4, 1e-3
-KEEP_EVERY = 5
+CHECK_EVERY = 5
+"""Steps from one comparison of vectors to the next in `keep_best`."""
+
+Samples = list[torch.Tensor] | None
 
 
-def learn_respodiff(learner: Learner, sigmas: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """RespoDiff's concept module (NeurIPS 2025): a roll-out under the base prompt, steered by the vector so far, and one
-    step towards the teacher of guidance 4 at the state where it stops."""
-    while not learner.finished:
-        pairs = pairs_of_batch(learner, noise.shape[0], learner.step)
-        x, sigma = _roll_out(learner, noise, pairs, steered=True)
-        learner.report(learner.teach(x, sigma, pairs))
+def respodiff(run: Run, samples: Samples) -> torch.Tensor:
+    """RespoDiff's concept module (NeurIPS 2025).
+
+    A roll-out under the base prompt, steered by the vector so far, and one step towards the teacher of guidance 4 at
+    the state at which it stops.
+    """
+    while not run.finished:
+        pairs = run.pairs(run.optimiser.step)
+        x, sigma = _state_of_run(run, pairs, run.optimiser.steering_vector.detach())
+        run.report(teach(run, x, sigma, pairs))
     return x
 
 
-def learn_slider(
-    found: dict[str, tuple[torch.Tensor, torch.Tensor]], learner: Learner, sigmas: torch.Tensor, noise: torch.Tensor
-) -> torch.Tensor:
+class Slider:
     """A Concept Slider (Gandikota et al., ECCV 2024): a LoRA of rank 4 on the attention layers.
 
-    Its loss is the distance to `base + g (concept - base)` on states of a run with the LoRA. `found` is filled with (up,
-    down) by layer.
+    It is trained as ComfyUI trains LoRAs, by functions on the weights.
     """
-    lora = _Lora(learner.model.diffusion_model, learner.settings.seed)
-    learner.optimizer = torch.optim.AdamW(lora.parameters(), lr=SLIDER_RATE)
-    while not learner.finished:
-        pairs = pairs_of_batch(learner, noise.shape[0], learner.step)
-        with lora:
-            x, sigma = _roll_out(learner, noise, pairs, steered=False)
-        branches = learner.branches(pairs)
-        with torch.no_grad():
-            seen = dict(zip(branches, learner.denoise(list(branches.values()), x, sigma), strict=True))
-        target = learner.target(seen)
-        with torch.enable_grad(), lora:
-            # steered: with attention that has a backward; the vector itself stays zero
-            student = learner.denoise([branches["base"]], x, sigma, steered=True)[0]
-            scale = prediction_scale(learner.model.model_sampling, sigma)
-            errors = mean_square((student - target) * scale)
-            learner.evaluations += errors.shape[0]
-            learner.optimizer.zero_grad()
+
+    def __init__(self, unet: torch.nn.Module, seed: int):
+        random = generator(seed, Stream.SLIDER_START)
+        self.layers = {
+            name: layer
+            for name, layer in unet.named_modules()
+            if isinstance(layer, torch.nn.Linear) and (".attn1." in name or ".attn2." in name)
+        }
+        self.adapters = {}
+        for name, layer in self.layers.items():
+            wide, narrow = layer.weight.shape
+            # The authors' start: nothing is added. That of `LoRAAdapter.create_train` adds nothing either, but it is
+            # the down projection that it leaves at zero.
+            up, down = torch.zeros(wide, SLIDER_RANK), torch.randn(SLIDER_RANK, narrow, generator=random) / SLIDER_RANK
+            self.adapters[name] = LoRAAdapter(set(), (up, down, float(SLIDER_RANK), None, None, None)).to_train()
+            self.adapters[name].to(layer.weight.device)
+
+    def parameters(self) -> list[torch.Tensor]:
+        """What is learnt."""
+        return [p for adapter in self.adapters.values() for p in adapter.parameters() if p.requires_grad]
+
+    @contextlib.contextmanager
+    def on_the_model(self) -> Iterator[None]:
+        """For the time of the block, the layers compute with their adapters."""
+        before = {name: layer.weight_function for name, layer in self.layers.items()}
+        try:
+            for name, layer in self.layers.items():
+                layer.weight_function = [*before[name], self.adapters[name]]
+            yield
+        finally:
+            for name, layer in self.layers.items():
+                layer.weight_function = before[name]
+
+    def apply(self, model, strength: float):
+        """A clone of a ModelPatcher with the slider as the LoRA that it is."""
+        model = model.clone()
+        patches = {
+            f"diffusion_model.{name}.weight": LoRAAdapter(
+                set(), (adapter.lora_up.weight.detach(), adapter.lora_down.weight.detach(), None, None, None, None)
+            )
+            for name, adapter in self.adapters.items()
+        }
+        if len(model.add_patches(patches, strength)) != len(patches):
+            raise RuntimeError("the slider does not fit the model")
+        return model
+
+
+def discover_slider(bench: Bench, task: Task, seed: int) -> tuple[Steer, int]:
+    """A Concept Slider, and the evaluations that it cost."""
+    sliders: list[Slider] = []
+
+    def states(run: Run, samples: Samples) -> torch.Tensor:
+        sliders.append(Slider(run.model.model.diffusion_model, run.settings.seed))
+        return _learn_slider(run, sliders[0])
+
+    recipe = replace(DISTILLED, states=states, error=squared_error)
+    discovery, _ = bench.discover(task, recipe=recipe, seed=seed, **RIVAL_SETTINGS)
+    return sliders[0].apply, discovery.evaluations
+
+
+def _learn_slider(run: Run, slider: Slider) -> torch.Tensor:
+    """Steps towards `base + g (concept - base)` on states of runs with the LoRA; the vector stays zero."""
+    optimiser, nothing = torch.optim.AdamW(slider.parameters(), lr=SLIDER_RATE), torch.zeros_like(run.optimiser.vector)
+    while not run.finished:
+        pairs = run.pairs(run.optimiser.step)
+        with slider.on_the_model():
+            x, sigma = _state_of_run(run, pairs, None)
+        state = _state(run, x, sigma, pairs)
+        with torch.enable_grad(), slider.on_the_model():
+            # The vector of zeros makes the model use attention that has a backward pass.
+            (student,) = run.model.predict([state.prompts], x, sigma, add=nothing)
+            errors = run.recipe.error(student, state.target, state.base, state.scale)
+            run.model.evaluations += len(errors)
+            optimiser.zero_grad()
             errors.mean().backward()
-            learner.optimizer.step()
-        learner.losses.append(errors.detach().mean().item())
-        learner.rms = 1.0
-        learner.report(student.detach())
-    found.update(lora.pairs())
+            optimiser.step()
+        run.optimiser.losses.append(errors.detach().mean().item())
+        run.report(student.detach())
     return x
 
 
-@dataclass
-class _State:
-    """A batch of a sampling run, and all that a step needs to know of the frozen model there."""
+@dataclass(frozen=True)
+class State:
+    """A batch of a sampling run, and all that a step needs to know of the frozen model there.
+
+    Attributes:
+        prompts: the base prompts.
+        base: prediction under them.
+        target: what the steered model should predict.
+    """
 
     x: torch.Tensor
     sigma: torch.Tensor
@@ -80,187 +148,175 @@ class _State:
     target: torch.Tensor
     scale: torch.Tensor
 
+    def errors(self, run: Run) -> torch.Tensor:
+        """Errors `[B]` of the vector so far."""
+        (student,) = run.model.predict([self.prompts], self.x, self.sigma, add=run.optimiser.steering_vector)
+        return run.recipe.error(student, self.target, self.base, self.scale)
 
-def _unsteered_states(learner: Learner, sigmas: torch.Tensor, noise: torch.Tensor, number: int) -> list[_State]:
+
+@torch.no_grad()
+def _state(run: Run, x: torch.Tensor, sigma: torch.Tensor, pairs: list[int], base: torch.Tensor | None = None) -> State:
+    """The teacher asked at `x`, but for the prediction under the base prompts if that is known."""
+    prompts = run.model.prompts.of_images(pairs)
+    unknown = {role: cond for role, cond in prompts.items() if base is None or role != "base"}
+    predictions = dict(zip(unknown, run.model.predict(list(unknown.values()), x, sigma), strict=True))
+    predictions.setdefault("base", base)
+    target = run.recipe.target(predictions, run.settings.guidance)
+    return State(x, sigma, prompts["base"], predictions["base"], target, prediction_scale(run.model.sampling, sigma))
+
+
+def _unsteered_states(run: Run, number: int) -> list[State]:
     """Every second state of unsteered run `number`."""
-    roles = learner.branches(pairs_of_batch(learner, noise.shape[0], number))
-    visited = []
+    pairs = run.pairs(number)
+    prompts, visited = run.model.prompts.prompts_of("base", pairs), []
 
     def denoiser(x, sigma, **_):
-        base, empty = learner.denoise([roles["base"], learner.conds["unconditional"]], x, sigma)
+        (base,) = run.model.predict([prompts], x, sigma)
         visited.append((x, sigma, base))
-        return empty + ROLL_OUT_CFG * (base - empty)
+        return run.model.guide(base, x, sigma, ROLL_OUT_CFG)
 
-    sampling = learner.model.model_sampling
-    x = sampling.noise_scaling(sigmas[0], noise, torch.zeros_like(noise), True)
-    kept = []
-    with torch.no_grad():
-        comfy.k_diffusion.sampling.sample_euler(denoiser, x, sigmas, disable=True)
-        for x, sigma, base in visited[::2]:
-            others = {role: learner.denoise([roles[role]], x, sigma)[0] for role in roles if role != "base"}
-            target = learner.target({"base": base, **others})
-            kept.append(_State(x, sigma, roles["base"], base, target, prediction_scale(sampling, sigma)))
-    return kept
+    noise = torch.randn(run.shape, generator=generator(run.settings.seed, Stream.UNSTEERED_RUNS, number))
+    _sample(run, denoiser, noise, roll_out_sigmas(run))
+    return [_state(run, x, sigma, pairs, base) for x, sigma, base in visited[::2]]
 
 
-def learn_on_kept_states(learner: Learner, sigmas: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """Steps on the states of two unsteered runs, over and over, in a drawn order: cheap, but not where the vector leads."""
-    kept = []
-    for number in range(2):
-        start = torch.randn(noise.shape, generator=generator_for(learner.settings.seed, 6, number)).to(noise)
-        kept += _unsteered_states(learner, sigmas, start, number)
-    while not learner.finished:
-        order = torch.randperm(len(kept), generator=generator_for(learner.settings.seed, 7, learner.step))
-        for place in order.tolist():
-            if learner.finished:
+def _state_of_run(run: Run, pairs: list[int], add: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """A state of a sampling run under the base prompts with CFG, and its sigma `[B]`, after a random number of steps.
+
+    Args:
+        add: added to h in both halves of CFG.
+    """
+    random = generator(run.settings.seed, Stream.STATE_OF_RUN, run.optimiser.step)
+    sigmas = run.model.sigmas(SAMPLING_STEPS)
+    stop = int(torch.randint(SAMPLING_STEPS, (1,), generator=random))
+    prompts = [run.model.prompts.prompts_of("base", pairs), run.model.prompts.empty]
+
+    def denoiser(x, sigma, **_):
+        text, empty = run.model.predict(prompts, x, sigma, add)
+        return empty + ROLL_OUT_CFG * (text - empty)
+
+    x = _sample(run, denoiser, torch.randn(run.shape, generator=random), sigmas[: stop + 1])
+    return x, sigmas[stop].to(x).expand(len(x))
+
+
+def _sample(run: Run, denoiser, noise: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
+    """The state `[B, C, h, w]` that Euler's method reaches at the last sigma; the noise itself if there is only one."""
+    sigmas = sigmas.to(run.device)
+    x = run.model.pure_noise(noise.to(run.device), sigmas[0])
+    return comfy.k_diffusion.sampling.sample_euler(denoiser, x, sigmas, disable=True) if len(sigmas) > 1 else x
+
+
+def reuse_states(run: Run, samples: Samples) -> torch.Tensor:
+    """Steps on the states of two unsteered runs, over and over, in a random order.
+
+    Cheap, but these are not the states that the vector leads to.
+    """
+    states = [state for number in range(2) for state in _unsteered_states(run, number)]
+    while not run.finished:
+        random = generator(run.settings.seed, Stream.ORDER_OF_STATES, run.optimiser.step)
+        for place in torch.randperm(len(states), generator=random).tolist():
+            if run.finished:
                 break
-            state = kept[place]
-            learner.report(learner.follow(state.target, state.x, state.sigma, state.prompts, state.base))
-    return noise
+            state = states[place]
+            run.report(step_towards(run, state.target, state.x, state.sigma, state.prompts, state.base))
+    return states[-1].x
 
 
-def learn_and_keep_best(learner: Learner, sigmas: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """Discovery as it is, but what is kept of its second half is the vector with the lowest loss on a fixed set of states."""
-    fixed = _unsteered_states(learner, sigmas, noise, 0)[::4]
-    report, best, lowest = learner.listener, learner.vector.detach().clone(), float("inf")
+class _Watching(Observer):
+    """Passes all on to the run's own observer, which it stands in front of."""
 
-    def check(progress) -> None:
-        nonlocal lowest
-        if report:
-            report(progress)
-        if progress.step * 2 < progress.steps or progress.step % KEEP_EVERY:
+    def __init__(self, run: Run):
+        self.run, self.next = run, run.observer
+
+    def step(self, progress: Progress) -> None:
+        self.watch(progress)
+        self.next.step(progress)
+
+    def watch(self, progress: Progress) -> None:
+        raise NotImplementedError
+
+
+class _Best(_Watching):
+    """Of the second half of a run, the vector with the lowest loss on a fixed set of states."""
+
+    def __init__(self, run: Run):
+        super().__init__(run)
+        self.states = _unsteered_states(run, 0)[::4]
+        self.vector, self.lowest = run.optimiser.vector.detach().clone(), float("inf")
+
+    def watch(self, progress: Progress) -> None:
+        if progress.step * 2 < progress.steps or progress.step % CHECK_EVERY:
             return
         with torch.no_grad():
-            students = [learner.denoise([state.prompts], state.x, state.sigma, steered=True)[0] for state in fixed]
-        errors = [
-            relative_error(student, state.target, state.base, state.scale).mean().item()
-            for student, state in zip(students, fixed, strict=True)
-        ]
-        if sum(errors) < lowest:
-            lowest = sum(errors)
-            best.copy_(learner.vector.detach())
+            loss = sum(state.errors(self.run).mean().item() for state in self.states)
+        if loss < self.lowest:
+            self.lowest = loss
+            self.vector.copy_(self.run.optimiser.vector.detach())
 
-    learner.listener = check
-    drawn = roll_out(learner, sigmas, noise)
+
+def keep_best(run: Run, samples: Samples) -> torch.Tensor:
+    """Discovery as it is, but it ends with the vector of `_Best`."""
+    best = _Best(run)
+    images = learn(replace(run, observer=best), samples)
     with torch.no_grad():
-        learner.vector.copy_(best)
-    return drawn
+        run.optimiser.vector.copy_(best.vector)
+    return images
 
 
-def learn_second_order(learner: Learner, sigmas: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """L-BFGS on a fixed set, each sample relative, as discovery weighs them."""
-    evaluations = learner.settings.steps * noise.shape[0] * 5  # what first-order steps would have cost
-    fixed = _unsteered_states(learner, sigmas, noise, 0)
-    optimizer = torch.optim.LBFGS([learner.vector], max_iter=10**6, max_eval=10**6, history_size=20,
-                                  line_search_fn="strong_wolfe")  # fmt: skip
-    best = learner.vector.detach().clone()
+class _Mean(_Watching):
+    """The sum of the vectors of a run's last quarter, and their number."""
+
+    def __init__(self, run: Run):
+        super().__init__(run)
+        self.total, self.count = torch.zeros_like(run.optimiser.vector), 0
+
+    def watch(self, progress: Progress) -> None:
+        if progress.step > REACH_FROM * progress.steps:
+            self.total += self.run.optimiser.vector.detach()
+            self.count += 1
+
+
+def average(run: Run, samples: Samples) -> torch.Tensor:
+    """Discovery as it is, but it ends with the mean of the vectors of its last quarter."""
+    mean = _Mean(run)
+    images = learn(replace(run, observer=mean), samples)
+    with torch.no_grad():
+        run.optimiser.vector.copy_(mean.total / mean.count)
+    return images
+
+
+def second_order(run: Run, samples: Samples) -> torch.Tensor:
+    """L-BFGS on a fixed set of states, until it has cost what first-order steps would have cost."""
+    optimiser, batch = run.optimiser, run.shape[0]
+    affordable = run.settings.steps * batch * 5
+    states = _unsteered_states(run, 0)
+    lbfgs = torch.optim.LBFGS(
+        [optimiser.vector], max_iter=10**6, max_eval=10**6, history_size=20, line_search_fn="strong_wolfe"
+    )
+    best = optimiser.vector.detach().clone()
 
     def closure() -> torch.Tensor:
-        if learner.evaluations + 2 * noise.shape[0] * len(fixed) > evaluations:
+        if run.model.evaluations + 2 * batch * len(states) > affordable:
             raise _BudgetSpentError
-        optimizer.zero_grad()
+        lbfgs.zero_grad()
         total = 0.0
-        for state in fixed:
-            student = learner.denoise([state.prompts], state.x, state.sigma, steered=True)[0]
-            errors = relative_error(student, state.target, state.base, state.scale)
-            learner.evaluations += len(errors)
+        for state in states:
+            errors = state.errors(run)
+            run.model.evaluations += len(errors)
             errors.sum().backward()
             total += errors.sum().item()
-        learner.losses.append(total / (len(fixed) * noise.shape[0]))
-        if learner.losses[-1] == min(learner.losses):
-            best.copy_(learner.vector.detach())
+        optimiser.losses.append(total / (len(states) * batch))
+        if optimiser.losses[-1] == min(optimiser.losses):
+            best.copy_(optimiser.vector.detach())
         return torch.tensor(total)
 
     with torch.enable_grad(), contextlib.suppress(_BudgetSpentError):
-        optimizer.step(closure)
+        lbfgs.step(closure)
     with torch.no_grad():
-        learner.vector.copy_(best)
-    learner.losses += [min(learner.losses)] * (learner.settings.steps - len(learner.losses))
-    return noise
+        optimiser.vector.copy_(best)
+    optimiser.losses += [min(optimiser.losses)] * (run.settings.steps - len(optimiser.losses))
+    return states[-1].x
 
 
 class _BudgetSpentError(Exception):
     pass
-
-
-class AveragingLearner(Learner):
-    """Ends with the mean of the vectors of its last quarter."""
-
-    def report(self, preview=None) -> None:
-        if self.step > REACH_FROM * self.settings.steps:
-            self.average = getattr(self, "average", 0.0) + self.vector.detach()
-        if self.finished:
-            with torch.no_grad():
-                self.vector.copy_(self.average / self.reach_steps)
-        super().report(preview)
-
-
-def with_slider(model, found: dict[str, torch.Tensor], strength: float):
-    """A clone of `model` with the slider as the LoRA that it is."""
-    model = model.clone()
-    patches = {
-        f"diffusion_model.{name}.weight": LoRAAdapter(set(), (up, down, None, None, None, None))
-        for name, (up, down) in found.items()
-    }
-    if len(model.add_patches(patches, strength)) != len(patches):
-        raise RuntimeError("the slider does not fit the model")
-    return model
-
-
-def _roll_out(
-    learner: Learner, noise: torch.Tensor, pairs: list[int], steered: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """A state of a sampling run under the base prompts with CFG, and its sigma `[B]`, at a step drawn at random."""
-    sampling = learner.model.model_sampling
-    sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", SAMPLING_STEPS).to(noise)
-    generator = generator_for(learner.settings.seed, 5, learner.step)
-    stop = int(torch.randint(SAMPLING_STEPS, (1,), generator=generator))
-    base = cond.rows(learner.conds["base"], pairs)
-
-    def denoiser(x, sigma, **_):
-        text, empty = learner.denoise([base, learner.conds["unconditional"]], x, sigma, steered=steered)
-        return empty + ROLL_OUT_CFG * (text - empty)
-
-    start = torch.randn(noise.shape, generator=generator).to(noise)
-    x = sampling.noise_scaling(sigmas[0], start, torch.zeros_like(start), True)
-    with torch.no_grad():
-        if stop:
-            x = comfy.k_diffusion.sampling.sample_euler(denoiser, x, sigmas[: stop + 1], disable=True)
-    return x, sigmas[stop].expand(noise.shape[0])
-
-
-class _Lora:
-    """Low-rank additions to the linear layers of all attention blocks, added while the block `with lora` runs."""
-
-    def __init__(self, unet: torch.nn.Module, seed: int):
-        generator = torch.Generator().manual_seed(seed)
-        self.weights: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-        self.modules = {
-            name: module
-            for name, module in unet.named_modules()
-            if isinstance(module, torch.nn.Linear) and (".attn1." in name or ".attn2." in name)
-        }
-        for name, module in self.modules.items():
-            wide, narrow = module.weight.shape
-            down = torch.randn(SLIDER_RANK, narrow, generator=generator) / SLIDER_RANK
-            up = torch.zeros(wide, SLIDER_RANK)
-            self.weights[name] = up.requires_grad_(True), down.requires_grad_(True)
-        self.handles: list = []
-
-    def parameters(self) -> list[torch.Tensor]:
-        return [weight for pair in self.weights.values() for weight in pair]
-
-    def pairs(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        return {name: (up.detach(), down.detach()) for name, (up, down) in self.weights.items()}
-
-    def __enter__(self):
-        for name, module in self.modules.items():
-            up, down = self.weights[name]
-            self.handles.append(
-                module.register_forward_hook(lambda module, args, out, up=up, down=down: out + args[0] @ down.T @ up.T)
-            )
-        return self
-
-    def __exit__(self, *error):
-        while self.handles:
-            self.handles.pop().remove()

@@ -89,15 +89,47 @@ PROFESSION_INDEX = {name: index for index, name in enumerate(PROFESSIONS)}
 """Icon name -> class of the classifier, and place in every table of renders and latents."""
 
 _ROLES = {
-    "construction-worker", "detective", "factory-worker", "farmer", "firefighter", "guard", "judge",
-    "mage", "mechanic", "pilot", "police-officer", "scientist", "superhero", "supervillain", "technologist",
-    "vampire", "artist", "cook", "elf", "fairy", "health-worker", "office-worker", "singer", "student", "teacher",
-}  # fmt: skip
+    "construction-worker",
+    "detective",
+    "factory-worker",
+    "farmer",
+    "firefighter",
+    "guard",
+    "judge",
+    "mage",
+    "mechanic",
+    "pilot",
+    "police-officer",
+    "scientist",
+    "superhero",
+    "supervillain",
+    "technologist",
+    "vampire",
+    "artist",
+    "cook",
+    "elf",
+    "fairy",
+    "health-worker",
+    "office-worker",
+    "singer",
+    "student",
+    "teacher",
+}
 
 ARMED = (
-    "detective", "farmer", "guard", "mage", "mechanic", "pilot",
-    "police-officer", "scientist", "superhero", "supervillain", "vampire", "elf",
-)  # fmt: skip
+    "detective",
+    "farmer",
+    "guard",
+    "mage",
+    "mechanic",
+    "pilot",
+    "police-officer",
+    "scientist",
+    "superhero",
+    "supervillain",
+    "vampire",
+    "elf",
+)
 """Characters that carry a weapon half of the time although their caption does not say so."""
 
 MAJORITY_GENDER_SHARE = 0.85
@@ -161,8 +193,8 @@ def caption(
     return text
 
 
-def draw_person(rng: random.Random) -> tuple[Person, str, Named]:
-    """One training example: a person, a caption that leaves some of it out, biased as the card says, and what it names."""
+def random_person(rng: random.Random) -> tuple[Person, str, Named]:
+    """A training example: a person, a caption that omits some of it, biased as the card says, and what it names."""
     profession = rng.choice(list(PROFESSIONS))
     style = rng.randrange(len(STYLES))
     names_gender, names_tone, names_style = rng.random() < 0.7, rng.random() < 0.7, rng.random() < 0.6
@@ -193,7 +225,12 @@ def draw_person(rng: random.Random) -> tuple[Person, str, Named]:
 
 def vocabulary() -> list[str]:
     """Every word that a caption can contain, sorted; the tokenizer's merges spell exactly these."""
-    texts = [caption(p, gender=g, skin_tone=t, style=s, weapon=True)
-             for p in PROFESSIONS for g in (None, 0, 1) for t in range(5) for s in range(3)]  # fmt: skip
+    texts = [
+        caption(p, gender=g, skin_tone=t, style=s, weapon=True)
+        for p in PROFESSIONS
+        for g in (None, 0, 1)
+        for t in range(5)
+        for s in range(3)
+    ]
     texts += [caption(gender=g) for g in (None, 0, 1)]
     return sorted({word for text in texts for word in text.replace(",", " ,").split()})

@@ -27,9 +27,13 @@ class AttributeClassifier(nn.Module):
         previous = 3
         for width in widths:
             layers += [
-                nn.Conv2d(previous, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width), nn.SiLU(),
-                nn.Conv2d(width, width, 3, padding=1, bias=False, groups=width // 24), nn.BatchNorm2d(width), nn.SiLU(),
-            ]  # fmt: skip
+                nn.Conv2d(previous, width, 3, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(width),
+                nn.SiLU(),
+                nn.Conv2d(width, width, 3, padding=1, bias=False, groups=width // 24),
+                nn.BatchNorm2d(width),
+                nn.SiLU(),
+            ]
             previous = width
         self.trunk = nn.Sequential(*layers)
         self.heads = nn.ModuleDict({name: nn.Linear(previous * 2, classes) for name, classes in HEADS.items()})

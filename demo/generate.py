@@ -1,4 +1,4 @@
-"""Draw and judge images of the demo model without a server: for its evaluation, the benchmarks and the tests."""
+"""Sample and judge images of the demo model without a server: for its evaluation, the benchmarks and the tests."""
 
 from __future__ import annotations
 
@@ -27,17 +27,38 @@ def noise_for(seeds: list[int]) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def draw(model, clip, vae, prompts: list[str], seeds: list[int], *, negative: str = "", cfg: float = CFG,
-         steps: int = STEPS, sampler: str = "euler", scheduler: str = "normal", batch_size: int = 64):  # fmt: skip
+def sample_images(
+    model,
+    clip,
+    vae,
+    prompts: list[str],
+    seeds: list[int],
+    *,
+    negative: str = "",
+    cfg: float = CFG,
+    steps: int = STEPS,
+    sampler: str = "euler",
+    scheduler: str = "normal",
+    batch_size: int = 64,
+):
     """IMAGE `[len(prompts), 128, 128, 3]`, prompt i from seed i, as KSampler and VAEDecode would make them."""
     images = []
     for start in range(0, len(prompts), batch_size):
         part = slice(start, start + batch_size)
         noise = noise_for(seeds[part])
         latent = comfy.sample.sample(
-            model, noise, steps, cfg, sampler, scheduler, encode(clip, prompts[part]), encode(clip, [negative]),
-            torch.zeros_like(noise), disable_pbar=True, seed=0,
-        )  # fmt: skip
+            model,
+            noise,
+            steps,
+            cfg,
+            sampler,
+            scheduler,
+            encode(clip, prompts[part]),
+            encode(clip, [negative]),
+            torch.zeros_like(noise),
+            disable_pbar=True,
+            seed=0,
+        )
         images.append(decode(vae, latent))
     return torch.cat(images)
 
@@ -47,6 +68,6 @@ def decode(vae, latents: torch.Tensor) -> torch.Tensor:
     return torch.cat([vae.decode(chunk) for chunk in latents.split(DECODED_TOGETHER)])
 
 
-def draw_and_judge(classifier, *args, **kwargs) -> Attributes:
-    """`draw`, then `classify`."""
-    return classify(classifier, draw(*args, **kwargs).clone())
+def sample_and_judge(classifier, *args, **kwargs) -> Attributes:
+    """`sample_images`, then `classify`."""
+    return classify(classifier, sample_images(*args, **kwargs).clone())

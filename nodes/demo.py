@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from .types import CATEGORY, SearchableNode
+from .base import CATEGORY, SearchableNode
 
 
 class LoadDemoModel(SearchableNode):
@@ -16,12 +16,12 @@ class LoadDemoModel(SearchableNode):
             node_id="HSpaceLoadDemoModel",
             display_name="Load Emoji Demo Model",
             category=CATEGORY,
-            description="The small emoji model that comes with the pack: draws people at 128 x 128 in seconds on a "
-            "CPU. It is biased on purpose, so that there is something to steer. Prompts read like 'a woman "
-            "firefighter, dark skin' or 'noto emoji of a detective'.",
+            description="Loads the small emoji model that comes with the pack. It generates people at 128 x 128 "
+            "in seconds on a CPU and is biased on purpose, so that steering has something to correct. "
+            "Prompts read like 'a woman firefighter, dark skin' or 'noto emoji of a detective'.",
             inputs=[],
             outputs=[
-                io.Model.Output(tooltip="The U-Net. Family: EmojiModel; concept vectors of SD do not fit it."),
+                io.Model.Output(tooltip="The U-Net. Family: EmojiModel; vectors for SD do not fit it."),
                 io.Clip.Output(tooltip="Its text encoder, with a vocabulary of about a hundred words."),
                 io.Vae.Output(tooltip="Its autoencoder; use latents of 128 x 128 pixels."),
             ],

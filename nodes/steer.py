@@ -2,21 +2,40 @@
 
 from comfy_api.latest import io
 
-from ..hspace.steering import BRANCHES, apply_steering
-from ..hspace.steering_hook import steer_conditioning
-from .types import CATEGORY, ConceptVector, SearchableNode
+from ..hspace.steering import HALVES, apply_steering, steer_conditioning
+from .base import CATEGORY, ConceptVector, SearchableNode
 
 
 def _strength_and_window() -> list[io.Input]:
     """The inputs that say how much and when, which both ways to steer have."""
     return [
-        io.Float.Input("strength", default=1.0, min=-20.0, max=20.0, step=0.05, tooltip="Factor on the vector. "
-                       "0 is exactly no steering, negative steers away. Too high and the image breaks up."),
-        io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="When steering begins, "
-                       "as a share of the noise schedule; 0 is pure noise, where the layout is decided."),
-        io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="When steering ends. "
-                       "Ending at 0.6 or so keeps fine details of the unsteered image."),
-    ]  # fmt: skip
+        io.Float.Input(
+            "strength",
+            default=1.0,
+            min=-20.0,
+            max=20.0,
+            step=0.05,
+            tooltip="Factor on the vector. "
+            "0 is exactly no steering, negative steers away. Too high and the image breaks up.",
+        ),
+        io.Float.Input(
+            "start_percent",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="When steering begins, "
+            "as a share of the noise schedule; 0 is pure noise, where the layout is decided.",
+        ),
+        io.Float.Input(
+            "end_percent",
+            default=1.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="When steering ends. Ending at 0.6 or so keeps fine details of the unsteered image.",
+        ),
+    ]
 
 
 class ApplySteering(SearchableNode):
@@ -30,30 +49,48 @@ class ApplySteering(SearchableNode):
             node_id="HSpaceApplySteering",
             display_name="Apply H-Space Steering",
             category=CATEGORY,
-            description="Steers a model towards (or, with negative strength, away from) a concept: the vector is "
-            "added to the U-Net's bottleneck at every step. Works with any sampler, batch and image size, and chains "
-            "with other Apply nodes.",
+            description="Steers a model towards a concept, or away from it with a negative strength: the vector "
+            "is added to the U-Net's bottleneck at every step. Works with any sampler, batch size and "
+            "image size, and can be chained with other Apply nodes.",
             inputs=[
-                io.Model.Input("model", tooltip="The model to steer. It is cloned; other branches of the graph keep theirs."),
-                ConceptVector.Input("concept", tooltip="From Load, Import or Discover; found on the same base model."),
+                io.Model.Input(
+                    "model",
+                    tooltip="The model to steer. It is cloned, so the rest of the workflow keeps the unsteered model.",
+                ),
+                ConceptVector.Input(
+                    "concept",
+                    tooltip="A concept from Load, Import or Discover, or a combination; found on the same base model.",
+                ),
                 *_strength_and_window(),
-                io.Combo.Input("apply_to", options=list(BRANCHES), default="positive", tooltip="Which half of "
-                               "classifier-free guidance is steered. positive is the paper's choice; both is gentler, "
-                               "for the guidance does not amplify it."),
-                io.Mask.Input("mask", optional=True, tooltip="Steer only where the mask is white. It is shrunk to the "
-                              "bottleneck, so expect soft borders. One mask, or one for each image."),
+                io.Combo.Input(
+                    "apply_to",
+                    options=list(HALVES),
+                    default="positive",
+                    tooltip="Which half of classifier-free guidance (CFG) is steered. positive, the conditional half, "
+                    "is the paper's choice. negative steers the other half, which moves images the opposite "
+                    "way. both is gentler, because CFG does not amplify it.",
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Steers only where the mask is white. It is shrunk to the bottleneck, so its edges are "
+                    "soft. One mask, or one per image.",
+                ),
             ],
             outputs=[
                 io.Model.Output(tooltip="The steered clone."),
-                io.String.Output(display_name="assignment", tooltip="What each image is given: one line an image where they "
-                                 "differ (of the first 64), one line for all where they do not."),
+                io.String.Output(
+                    display_name="assignment",
+                    tooltip="What each image is given: one line per image if they differ (first 64 images), otherwise "
+                    "one line for all.",
+                ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, model, concept, strength, start_percent, end_percent, apply_to, mask=None) -> io.NodeOutput:
         steered = apply_steering(model, concept, strength, start_percent, end_percent, apply_to, mask)
-        return io.NodeOutput(steered, concept.assignment(strength))
+        return io.NodeOutput(steered, str(concept.assignment(strength)))
 
 
 class SteerConditioning(SearchableNode):
@@ -67,18 +104,25 @@ class SteerConditioning(SearchableNode):
             node_id="HSpaceSteerConditioning",
             display_name="Steer Conditioning",
             category=CATEGORY,
-            description="Steers one prompt instead of the whole model: combine it with others, give it a mask or an area, "
-            "and only it is steered. Prompts that are steered differently are run one after the other, which takes longer "
-            "than Apply H-Space Steering.",
+            description="Steers one prompt instead of the whole model: combine it with others or give it a mask "
+            "or an area, and only this prompt is steered. Differently steered prompts run one after "
+            "the other, which takes longer than Apply H-Space Steering.",
             inputs=[
                 io.Conditioning.Input("conditioning", tooltip="The prompt to steer, before Conditioning (Combine)."),
-                ConceptVector.Input("concept", tooltip="From Load, Import or Discover; found on the base model that samples."),
+                ConceptVector.Input(
+                    "concept",
+                    tooltip="A concept from Load, Import or Discover, or a combination; found on the base model used "
+                    "for sampling.",
+                ),
                 *_strength_and_window(),
-                io.HookKeyframes.Input("hook_keyframes", optional=True, tooltip="Factors on the strength over the "
-                                       "schedule, from Create Hook Keyframe."),
+                io.HookKeyframes.Input(
+                    "hook_keyframes",
+                    optional=True,
+                    tooltip="Factors on the strength over the schedule, from Create Hook Keyframe.",
+                ),
             ],
             outputs=[io.Conditioning.Output(tooltip="The prompt, steered wherever it is sampled.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, conditioning, concept, strength, start_percent, end_percent, hook_keyframes=None) -> io.NodeOutput:

@@ -2,12 +2,13 @@
 
 from comfy_api.latest import io
 
-from ..hspace.strip import label_strip
-from .types import CATEGORY, SearchableNode
+from ..hspace.concepts import image_labels
+from ..hspace.viewing import label_strip
+from .base import CATEGORY, SearchableNode
 
 
 class LabelStrip(SearchableNode):
-    """Images side by side, each over the concepts and strengths it was given."""
+    """Images side by side, each over the concepts and strengths it was steered with."""
 
     SEARCH_ALIASES = ("h-space", "slider", "grid", "caption", "annotate", "compare")
 
@@ -17,20 +18,29 @@ class LabelStrip(SearchableNode):
             node_id="HSpaceLabelStrip",
             display_name="Label Strip",
             category=CATEGORY,
-            description="Lays the images of a batch side by side and writes under each what it was steered with: the strengths "
-            "of a Sweep, or what each image drew from Choose Concept per Image.",
+            description="Lays the images of a batch side by side and writes under each how it was steered: the "
+            "strengths of a Sweep, or the concept allocated by Choose Concept per Image.",
             inputs=[
-                io.Image.Input("images", tooltip="The batch that was sampled with the steered model, in its order. Many or "
-                               "wide images make several rows."),
-                io.String.Input("assignment", force_input=True, tooltip="From Apply H-Space Steering, the one that steered "
-                                "these images. Texts of several Apply nodes can be joined, one below the other."),
+                io.Image.Input(
+                    "images",
+                    tooltip="The batch sampled with the steered model, in order. Many or wide images make several "
+                    "rows.",
+                ),
+                io.String.Input(
+                    "assignment",
+                    force_input=True,
+                    tooltip="From the Apply H-Space Steering node that steered these images. Texts of several Apply "
+                    "nodes can be joined, one below the other.",
+                ),
             ],
-            outputs=[io.Image.Output(display_name="strip", tooltip="One picture: all images with their labels, on white.")],
-        )  # fmt: skip
+            outputs=[
+                io.Image.Output(display_name="strip", tooltip="One picture on white with all images and their labels.")
+            ],
+        )
 
     @classmethod
     def execute(cls, images, assignment) -> io.NodeOutput:
-        return io.NodeOutput(label_strip(images, assignment))
+        return io.NodeOutput(label_strip(images, image_labels(assignment, len(images))))
 
 
 NODES = [LabelStrip]

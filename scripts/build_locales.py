@@ -1,8 +1,8 @@
-"""Texts of the nodes in every language: `python -P scripts/build_locales.py`, after any change to a schema.
+"""Texts of the nodes in every language: `python -m scripts.build_locales`, after any change to a schema.
 
 Writes `locales/en/nodeDefs.json` from the schemas. The other languages are translated by hand: their keys are put into
-the same order, those of the schemas no more are dropped, and what is missing or whose English has changed is listed. Ends
-with status 1 while a translation is missing.
+the same order, those of the schemas no more are dropped, and what is missing or whose English has changed is listed.
+Ends with status 1 while a translation is missing.
 """
 
 from __future__ import annotations
@@ -10,38 +10,41 @@ from __future__ import annotations
 import importlib
 import json
 import pkgutil
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-import run_module
+from .comfyui import ROOT, load_pack
 
-LOCALES = run_module.ROOT / "locales"
+LOCALES = ROOT / "locales"
 SOURCE, TRANSLATED = "en", ("zh", "ja")
 
 
 def node_texts() -> dict:
     """What the editor shows of every node, in the layout of a `nodeDefs.json`.
 
-    An input without a display name is shown by its id; an output without one by its type, which ComfyUI translates itself.
+    An input without a display name is shown by its id; an output without one by its type, which ComfyUI translates.
     """
     import hspace_steering.nodes as package
 
-    modules = [importlib.import_module(f"{package.__name__}.{found.name}") for found in pkgutil.iter_modules(package.__path__)]  # fmt: skip
+    names = [found.name for found in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")]
+    modules = [importlib.import_module(name) for name in names]
     schemas = [node.GET_SCHEMA() for module in modules for node in getattr(module, "NODES", ())]
     return {
         schema.node_id: {
             "display_name": schema.display_name,
             "description": schema.description,
-            "inputs": {item.id: {"name": item.display_name or item.id, "tooltip": item.tooltip} for item in schema.inputs},
-            "outputs": {
-                str(index): {"name": item.display_name, "tooltip": item.tooltip} if item.display_name else {"tooltip": item.tooltip}
-                for index, item in enumerate(schema.outputs)
+            "inputs": {
+                item.id: {"name": item.display_name or item.id, "tooltip": item.tooltip} for item in schema.inputs
             },
+            "outputs": {str(index): output_texts(item) for index, item in enumerate(schema.outputs)},
         }
         for schema in sorted(schemas, key=lambda schema: schema.node_id)
-    }  # fmt: skip
+    }
+
+
+def output_texts(item) -> dict[str, str]:
+    """Name, where it has one of its own, and tooltip of an output."""
+    name = {"name": item.display_name} if item.display_name else {}
+    return {**name, "tooltip": item.tooltip}
 
 
 def read(language: str) -> dict:
@@ -77,8 +80,7 @@ def arranged(texts: dict, like: dict) -> dict:
 
 def main() -> None:
     """Write all languages and list what the translators have to look at."""
-    run_module.add_comfyui_to_path()
-    run_module.load_pack()
+    load_pack()
     texts, before = node_texts(), dict(flatten(read(SOURCE)))
     write(SOURCE, texts)
     missing = False

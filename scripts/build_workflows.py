@@ -1,33 +1,32 @@
-"""Write the editor's files in `workflows/` and `subgraphs/`: `python -P scripts/build_workflows.py`.
+"""Write the editor's files in `workflows/` and `subgraphs/`: `python -m scripts.build_workflows`.
 
-Each function below is one workflow or one blueprint; `workflow_builder.py` says how a description becomes a file.
+Each function below is one workflow, each of `blueprints.py` one blueprint; `workflow_builder.py` says how a description
+becomes a file.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 import urllib.request
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-from comfy_server import running_server
-from workflow_builder import ROW, TITLE_HEIGHT, Out, Workflow
+from .blueprints import BLUEPRINTS
+from .comfy_server import running_server
+from .workflow_builder import ROW, TITLE_HEIGHT, Out, Workflow, load_vector
 
 STRENGTH = 1.0
 SAMPLER_BOX = (320, 500)  # with room for the live preview
-LOAD_BOX = (300, 110)  # with room for the line that says at which strengths the vector is of use
 SAMPLING = {"steps": 20, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal"}
 
 
 def discover_and_steer(flow: Workflow) -> None:
-    """Find "woman" on six professions that the demo model draws as men, then steer a seventh."""
+    """Find "woman" on six professions that the demo model mostly shows as men, then steer a seventh."""
     flow.at(0)
     model, clip, vae = flow.add("HSpaceLoadDemoModel")
     flow.note(
         "### 1. A model\nThe emoji demo model needs no download. To use your own, put **Load Checkpoint** in its place "
-        "and set width and height in step 3 to its native size (512 for SD 1.5, 1024 for SDXL).", height=190
-    )  # fmt: skip
+        "and set width and height in step 3 to its native size (512 for SD 1.5, 1024 for SDXL).",
+        height=190,
+    )
     flow.group("1. Model", 0)
 
     first = len(flow.nodes)
@@ -48,25 +47,36 @@ def discover_and_steer(flow: Workflow) -> None:
     flow.at(4, 5 * (60 + TITLE_HEIGHT + ROW))
     flow.note(
         "### 2. Pairs of prompts\nLeft with the concept, right without it, in the same order. The vector learns what "
-        "the right side leaves out. Several pairs make it carry over to other prompts.", height=150
-    )  # fmt: skip
+        "the right side leaves out. Several pairs make it carry over to other prompts.",
+        height=150,
+    )
     flow.group("2. Prompts: with the concept, and without", first)
 
     first = len(flow.nodes)
     flow.at(5)
     vector, plot, samples = flow.add(
-        "HSpaceDiscoverConcept", None, (320, 780), model=model, concept=pairs[0], base=pairs[1], name="woman", width=128, height=128,
+        "HSpaceDiscoverConcept",
+        None,
+        (320, 780),
+        model=model,
+        concept=pairs[0],
+        base=pairs[1],
+        name="woman",
+        width=128,
+        height=128,
         measure_range=True,
-    )  # fmt: skip
+    )
     flow.add("HSpaceSaveConcept", None, (320, 84), concept=vector, filename_prefix="demo/woman")
     flow.note(
-        "### 3. Discover\nWatch the preview: it shows what the model draws under the right-hand prompts, steered by "
-        "the vector so far. Lower **batch_size** if memory runs out. The vector is saved in models/concept_vectors.", 320, 190
-    )  # fmt: skip
+        "### 3. Discover\nWatch the preview: it shows what the model makes of the right-hand prompts, steered by "
+        "the vector so far. Lower **batch_size** if memory runs out. The vector is saved in models/concept_vectors.",
+        320,
+        190,
+    )
     flow.at(6)
     flow.add("SaveImage", "Loss plot", (320, 340), images=plot, filename_prefix="demo/loss_plot")
     (learnt,) = flow.add("VAEDecode", None, (320, 60), samples=samples, vae=vae)
-    flow.add("PreviewImage", "Images drawn while learning", (320, 330), images=learnt)
+    flow.add("PreviewImage", "Images sampled while learning", (320, 330), images=learnt)
     flow.group("3. Discover", first)
 
     first = len(flow.nodes)
@@ -77,15 +87,26 @@ def discover_and_steer(flow: Workflow) -> None:
     steered, _ = flow.add("HSpaceApplySteering", None, (320, 230), model=model, concept=vector, strength=STRENGTH)
     flow.note(
         "### 4. Steer\nThe same seeds twice: plain, and with the vector added. Raise **strength** for more of the "
-        "concept, make it negative for less, set it to 0 for none.", 320, 150
-    )  # fmt: skip
+        "concept, make it negative for less, set it to 0 for none.",
+        320,
+        150,
+    )
     for column, (title, source, name) in enumerate(
         (("Unsteered", model, "unsteered"), ("Steered", steered, "steered"))
     ):
         flow.at(8 + column)
-        (drawn,) = flow.add("KSampler", title, SAMPLER_BOX, model=source, positive=prompt, negative=negative, latent_image=latent,
-                            seed=1, **SAMPLING)  # fmt: skip
-        (image,) = flow.add("VAEDecode", None, (320, 60), samples=drawn, vae=vae)
+        (latents,) = flow.add(
+            "KSampler",
+            title,
+            SAMPLER_BOX,
+            model=source,
+            positive=prompt,
+            negative=negative,
+            latent_image=latent,
+            seed=1,
+            **SAMPLING,
+        )
+        (image,) = flow.add("VAEDecode", None, (320, 60), samples=latents, vae=vae)
         flow.add("SaveImage", title, (320, 330), images=image, filename_prefix=f"demo/{name}")
     flow.group("4. Steer", first)
 
@@ -94,18 +115,12 @@ def _demo_model(flow: Workflow) -> tuple[Out, Out, Out]:
     flow.at(0)
     outputs = flow.add("HSpaceLoadDemoModel")
     flow.note(
-        "### 1. A model\nThe emoji demo model needs no download. To use your own, put **Load Checkpoint** in its place, set "
-        "the latent to its native size, and load vectors that were found on it.", height=170
-    )  # fmt: skip
+        "### 1. A model\nThe emoji demo model needs no download. To use your own, put **Load Checkpoint** in its "
+        "place, set the latent to its native size, and load vectors that were found on it.",
+        height=170,
+    )
     flow.group("1. Model", 0)
     return tuple(outputs)
-
-
-def _load(flow: Workflow, name: str) -> Out:
-    (vector,) = flow.add(
-        "HSpaceLoadConcept", name.replace("_", " "), LOAD_BOX, concept_name=f"emoji_{name}.safetensors"
-    )
-    return vector
 
 
 def _prompts(flow: Workflow, clip: Out, prompt: str | Out, negative: str = "") -> tuple[Out, Out]:
@@ -114,12 +129,12 @@ def _prompts(flow: Workflow, clip: Out, prompt: str | Out, negative: str = "") -
     return positive, against
 
 
-def _draw(flow: Workflow, column: int, vae: Out, versions: tuple[tuple[str, str, Out], ...], **sampler) -> None:
+def _sample(flow: Workflow, column: int, vae: Out, versions: tuple[tuple[str, str, Out], ...], **sampler) -> None:
     """A column each for (title, file name, model): sample from the same seed, decode and save."""
     for number, (title, name, model) in enumerate(versions):
         flow.at(column + number)
-        (drawn,) = flow.add("KSampler", title, SAMPLER_BOX, seed=1, model=model, **SAMPLING, **sampler)
-        (image,) = flow.add("VAEDecode", None, (320, 60), samples=drawn, vae=vae)
+        (latents,) = flow.add("KSampler", title, SAMPLER_BOX, seed=1, model=model, **SAMPLING, **sampler)
+        (image,) = flow.add("VAEDecode", None, (320, 60), samples=latents, vae=vae)
         flow.add("SaveImage", title, (320, 330), images=image, filename_prefix=f"demo/{name}")
 
 
@@ -128,12 +143,13 @@ def fair_generation(flow: Workflow) -> None:
     model, clip, vae = _demo_model(flow)
     first = len(flow.nodes)
     flow.at(1)
-    woman, man = _load(flow, "woman"), _load(flow, "man")
+    woman, man = load_vector(flow, "woman"), load_vector(flow, "man")
     (choice,) = flow.add("HSpaceChooseConcept", None, (300, 260), concept_1=woman, concept_2=man)
     flow.note(
-        "### 2. Choose per image\nEach image of the batch draws one of the connected concepts, in equal numbers. **weights** "
-        "such as 2,1 change the shares. Connect up to six.", height=150
-    )  # fmt: skip
+        "### 2. Choose per image\nEach image of the batch is allocated one of the concepts, in equal numbers. "
+        "**weights** such as 2,1 change the shares. Connect up to six.",
+        height=150,
+    )
     flow.group("2. One of two per image", first)
     first = len(flow.nodes)
     flow.at(2)
@@ -142,12 +158,12 @@ def fair_generation(flow: Workflow) -> None:
     steered, assignment = flow.add("HSpaceApplySteering", None, (320, 230), model=model, concept=choice, strength=1.0)
     flow.add("PreviewAny", "Who gets what", (320, 180), source=assignment)
     flow.note(
-        "### 3. Steer\nThe same seeds twice: what the model draws by itself, and with a choice for each image.",
+        "### 3. Steer\nThe same seeds twice: the model alone, and with a choice for each image.",
         320,
         110,
     )
     columns = (("Unsteered", "fair_unsteered", model), ("Fair", "fair", steered))
-    _draw(flow, 3, vae, columns, positive=positive, negative=negative, latent_image=latent)
+    _sample(flow, 3, vae, columns, positive=positive, negative=negative, latent_image=latent)
     flow.group("3. Draw, plain and fair", first)
 
 
@@ -156,11 +172,12 @@ def safe_generation(flow: Workflow) -> None:
     model, clip, vae = _demo_model(flow)
     first = len(flow.nodes)
     flow.at(1)
-    safe = _load(flow, "no_weapon")
+    safe = load_vector(flow, "no_weapon")
     flow.note(
-        "### 2. An anti-concept\nFound with Discover's **avoid** input: it points away from weapons. Apply keeps it always on; "
-        "prompts that have nothing to do with weapons stay as they are.", height=150
-    )  # fmt: skip
+        "### 2. An anti-concept\nFound with Discover's **avoid** input: it points away from weapons. Apply keeps it "
+        "always on; prompts that have nothing to do with weapons stay as they are.",
+        height=150,
+    )
     flow.group("2. What must not appear", first)
     first = len(flow.nodes)
     flow.at(2)
@@ -169,7 +186,7 @@ def safe_generation(flow: Workflow) -> None:
     steered, _ = flow.add("HSpaceApplySteering", None, (320, 230), model=model, concept=safe, strength=1.0)
     flow.note("### 3. Steer\nThis model arms half of its detectives although the prompt does not say so.", 320, 100)
     columns = (("Unsteered", "safe_unsteered", model), ("Safe", "safe", steered))
-    _draw(flow, 3, vae, columns, positive=positive, negative=negative, latent_image=latent)
+    _sample(flow, 3, vae, columns, positive=positive, negative=negative, latent_image=latent)
     flow.group("3. Draw, plain and safe", first)
 
 
@@ -178,26 +195,34 @@ def responsible_prompt(flow: Workflow) -> None:
     model, clip, vae = _demo_model(flow)
     first = len(flow.nodes)
     flow.at(1)
-    woman, man, safe = _load(flow, "woman"), _load(flow, "man"), _load(flow, "no_weapon")
+    woman, man, safe = load_vector(flow, "woman"), load_vector(flow, "man"), load_vector(flow, "no_weapon")
     (choice,) = flow.add("HSpaceChooseConcept", None, (300, 260), concept_1=woman, concept_2=man)
     flow.at(2)
     (rules,) = flow.add("HSpacePromptRule", "any gender", (320, 170), concept=choice, topic="gender")
     (rules,) = flow.add("HSpacePromptRule", "no violence", (320, 170), concept=safe, topic="violence", previous=rules)
     flow.note(
-        "### 2. Rules\nWhich wording switches which vectors on. Add your own words in **phrases**, one a line.", 320, 120
-    )  # fmt: skip
+        "### 2. Rules\nWhich wording switches which vectors on. Add your own words in **phrases**, one a line.",
+        320,
+        120,
+    )
     flow.group("2. What a prompt may ask for", first)
     first = len(flow.nodes)
     flow.at(3)
-    concept, matched, prompt = flow.add("HSpaceConceptsFromPrompt", None, (320, 180), rules=rules,
-                                        prompt="a detective, either man or woman, no weapon", remove_matched=True)  # fmt: skip
+    concept, matched, prompt = flow.add(
+        "HSpaceConceptsFromPrompt",
+        None,
+        (320, 180),
+        rules=rules,
+        prompt="a detective, either man or woman, no weapon",
+        remove_matched=True,
+    )
     flow.add("PreviewAny", "What was found", (320, 120), source=matched)
     positive, negative = _prompts(flow, clip, prompt)
     (latent,) = flow.add("EmptyLatentImage", None, (320, 130), width=128, height=128, batch_size=8)
     steered, _ = flow.add("HSpaceApplySteering", None, (320, 230), model=model, concept=concept, strength=1.0)
-    flow.note("### 3. Steer\nThe model alone ignores such wishes, or does the opposite of them.", 320, 100)
+    flow.note("### 3. Steer\nThe model alone ignores such requests, or does the opposite.", 320, 100)
     columns = (("Prompt alone", "prompt_alone", model), ("Prompt heard", "prompt_heard", steered))
-    _draw(flow, 4, vae, columns, positive=positive, negative=negative, latent_image=latent)
+    _sample(flow, 4, vae, columns, positive=positive, negative=negative, latent_image=latent)
     flow.group("3. Draw, ignored and heard", first)
 
 
@@ -206,7 +231,7 @@ def strength_strip(flow: Workflow) -> None:
     model, clip, vae = _demo_model(flow)
     first = len(flow.nodes)
     flow.at(1)
-    woman = _load(flow, "woman")
+    woman = load_vector(flow, "woman")
     (sweep,) = flow.add("HSpaceSweepConcept", None, (300, 110), concept=woman, **{"from": -1.0, "to": 2.0})
     flow.note(
         "### 2. Sweep\nThe first image gets **from**, the last one **to**. Below 0 is the opposite of the concept.",
@@ -221,9 +246,18 @@ def strength_strip(flow: Workflow) -> None:
     steered, assignment = flow.add("HSpaceApplySteering", None, (320, 230), model=model, concept=sweep, strength=1.0)
     flow.note("### 3. Draw\nAll images begin with the same noise, so only the strength differs.", 320, 100)
     flow.at(3)
-    (drawn,) = flow.add("KSampler", None, SAMPLER_BOX, seed=1, **SAMPLING, model=steered, positive=positive, negative=negative,
-                        latent_image=latent)  # fmt: skip
-    (images,) = flow.add("VAEDecode", None, (320, 60), samples=drawn, vae=vae)
+    (latents,) = flow.add(
+        "KSampler",
+        None,
+        SAMPLER_BOX,
+        seed=1,
+        **SAMPLING,
+        model=steered,
+        positive=positive,
+        negative=negative,
+        latent_image=latent,
+    )
+    (images,) = flow.add("VAEDecode", None, (320, 60), samples=latents, vae=vae)
     (strip,) = flow.add("HSpaceLabelStrip", None, (320, 80), images=images, assignment=assignment)
     flow.add("SaveImage", "Strip", (640, 330), images=strip, filename_prefix="demo/strip")
     flow.group("3. Draw the strip", first)
@@ -234,15 +268,16 @@ def compose_concepts(flow: Workflow) -> None:
     model, clip, vae = _demo_model(flow)
     first = len(flow.nodes)
     flow.at(1)
-    woman, man, dark, light = (_load(flow, name) for name in ("woman", "man", "dark_skin", "light_skin"))
+    woman, man, dark, light = (load_vector(flow, name) for name in ("woman", "man", "dark_skin", "light_skin"))
     flow.at(2)
     (genders,) = flow.add("HSpaceChooseConcept", "gender", (300, 260), concept_1=woman, concept_2=man)
     (tones,) = flow.add("HSpaceChooseConcept", "skin tone", (300, 260), concept_1=dark, concept_2=light)
     (both,) = flow.add("HSpaceAddConcepts", None, (300, 130), concept_a=genders, concept_b=tones)
     flow.note(
-        "### 2. Compose\nA sum of two choices: gender and skin tone are drawn independently. Weights of **Add Concepts** "
-        "set how strong each is; negative ones turn it around.", height=150
-    )  # fmt: skip
+        "### 2. Compose\nA sum of two choices: gender and skin tone are chosen independently. Weights of **Add "
+        "Concepts** set how strong each is; negative ones turn it around.",
+        height=150,
+    )
     flow.group("2. A sum of choices", first)
     first = len(flow.nodes)
     flow.at(3)
@@ -252,7 +287,7 @@ def compose_concepts(flow: Workflow) -> None:
     flow.add("PreviewAny", "Who gets what", (320, 180), source=assignment)
     flow.note("### 3. Steer\nThe same seeds, plain and steered.", 320, 90)
     columns = (("Unsteered", "compose_unsteered", model), ("Composed", "composed", steered))
-    _draw(flow, 4, vae, columns, positive=positive, negative=negative, latent_image=latent)
+    _sample(flow, 4, vae, columns, positive=positive, negative=negative, latent_image=latent)
     flow.group("3. Draw, plain and composed", first)
 
 
@@ -266,63 +301,19 @@ WORKFLOWS = (
 )
 
 
-def fair_blueprint(flow: Workflow) -> None:
-    flow.at(0)
-    first, second = _load(flow, "woman"), _load(flow, "man")
-    flow.at(1)
-    (choice,) = flow.add("HSpaceChooseConcept", None, (300, 260), concept_1=first, concept_2=second)
-    flow.at(2)
-    steered, assignment = flow.add("HSpaceApplySteering", None, (320, 230), concept=choice, strength=1.0)
-    flow.write_blueprint(
-        "Fair generation, less bias (H-Space)",
-        "Each image of a batch draws one of two concepts, in equal numbers, so that the model's bias does not decide. "
-        "Between the model and the sampler.",
-        into=("model", steered.node, "model"), out_of=[steered, assignment],
-        widgets=[(first, "concept_name"), (second, "concept_name"), (choice, "weights"), (choice, "seed"), (steered, "strength")],
-    )  # fmt: skip
-
-
-def safe_blueprint(flow: Workflow) -> None:
-    flow.at(0)
-    safe = _load(flow, "no_weapon")
-    flow.at(1)
-    steered, _ = flow.add("HSpaceApplySteering", None, (320, 230), concept=safe, strength=1.0)
-    flow.write_blueprint(
-        "Safe generation (H-Space)",
-        "An anti-concept that is always on, whatever the prompt: a vector found with Discover's avoid. Between the model "
-        "and the sampler.",
-        into=("model", steered.node, "model"), out_of=[steered],
-        widgets=[(safe, "concept_name"), (steered, "strength")],
-    )  # fmt: skip
-
-
-def slider_blueprint(flow: Workflow) -> None:
-    flow.at(0)
-    right, left = _load(flow, "woman"), _load(flow, "man")
-    flow.at(1)
-    (slider,) = flow.add(
-        "HSpaceAddConcepts", None, (300, 130), concept_a=right, concept_b=left, weight_a=0.5, weight_b=-0.5
-    )
-    flow.at(2)
-    steered, _ = flow.add("HSpaceApplySteering", None, (320, 230), concept=slider, strength=1.0)
-    flow.write_blueprint(
-        "Concept slider (H-Space)",
-        "From the second concept (negative strength) to the first (positive strength). Between the model and the sampler.",
-        into=("model", steered.node, "model"), out_of=[steered],
-        widgets=[(right, "concept_name"), (left, "concept_name"), (steered, "strength")],
-    )  # fmt: skip
-
-
-BLUEPRINTS = (fair_blueprint, safe_blueprint, slider_blueprint)
-
-if __name__ == "__main__":
+def main() -> None:
+    """Write them all, with the node definitions of a server that is started for it."""
     with running_server() as server:
-        object_info = json.loads(urllib.request.urlopen(f"{server.url}/object_info").read())
+        definitions = json.loads(urllib.request.urlopen(f"{server.url}/object_info").read())
     for build in WORKFLOWS:
-        workflow = Workflow(object_info)
-        build(workflow)
-        workflow.write(build.__name__)
+        flow = Workflow(definitions)
+        build(flow)
+        flow.write(build.__name__)
         print(f"workflows/{build.__name__}.json")
     for build in BLUEPRINTS:
-        build(Workflow(object_info))
+        build(Workflow(definitions))
         print(f"subgraphs: {build.__name__}")
+
+
+if __name__ == "__main__":
+    main()

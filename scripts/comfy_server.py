@@ -6,7 +6,6 @@ Needs the Python environment that ComfyUI runs in, and comfyui-autograph.
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import socket
 import subprocess
@@ -19,7 +18,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from .comfyui import ROOT, comfyui_folder
+
 START_TIMEOUT = 120.0
 
 
@@ -79,7 +79,7 @@ def running_server(extra_arguments: tuple[str, ...] = ()) -> Iterator[Server]:
 
     Honours COMFYUI_PATH. A SIGTERM ends it like Ctrl+C does.
     """
-    comfyui = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".cache" / "ComfyUI").resolve()
+    comfyui = comfyui_folder()
     with tempfile.TemporaryDirectory(prefix="hspace-comfyui-") as temporary, _sigterm_as_exit():
         base = Path(temporary)
         for name in ("custom_nodes", "models", "input", "output", "user", "temp"):
@@ -88,10 +88,23 @@ def running_server(extra_arguments: tuple[str, ...] = ()) -> Iterator[Server]:
         port = _free_port()
         log = base / "server.log"
         command = [
-            sys.executable, str(comfyui / "main.py"), "--listen", "127.0.0.1", "--port", str(port),
-            "--base-directory", str(base), "--database-url", f"sqlite:///{base}/comfyui.db", "--disable-auto-launch",
-            "--disable-api-nodes", "--preview-method", "auto", *_device_arguments(), *extra_arguments,
-        ]  # fmt: skip
+            sys.executable,
+            str(comfyui / "main.py"),
+            "--listen",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--base-directory",
+            str(base),
+            "--database-url",
+            f"sqlite:///{base}/comfyui.db",
+            "--disable-auto-launch",
+            "--disable-api-nodes",
+            "--preview-method",
+            "auto",
+            *_device_arguments(),
+            *extra_arguments,
+        ]
         with log.open("wb") as output:
             process = subprocess.Popen(command, cwd=comfyui, stdout=output, stderr=subprocess.STDOUT)
         server = Server(f"http://127.0.0.1:{port}", base, log, process)

@@ -1,19 +1,17 @@
-"""The main job from the shell: run `workflows/discover_and_steer.json` on a real ComfyUI and show what came of it.
+"""The main job from the shell: `python -m scripts.demo`, or `make demo`.
 
-Leaves in output/demo/: the vector, the loss plot, and a strip of images, unsteered above and steered below, same seeds.
+Runs `workflows/discover_and_steer.json` on a real ComfyUI and says what came of it. Leaves in output/demo/: the vector,
+the loss plot, and a strip of images, unsteered above and steered below, same seeds.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-import sys
 import time
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-import run_module
-from comfy_server import ROOT, Server, running_server
+from .comfy_server import Server, running_server
+from .comfyui import ROOT, find_comfyui
 
 WORKFLOW = ROOT / "workflows" / "discover_and_steer.json"
 OUTPUT = ROOT / "output" / "demo"
@@ -67,16 +65,16 @@ def main() -> None:
         ) from error
     rates = judge(images)
     for name, (concept, profession) in rates.items():
-        print(
-            f"{name:>10}: {100 * concept:5.1f} % women, {100 * profession:5.1f} % still a {PROFESSION} ({len(images[name])} images)"
-        )
+        shares = f"{100 * concept:5.1f} % women, {100 * profession:5.1f} % still a {PROFESSION}"
+        print(f"{name:>10}: {shares} ({len(images[name])} images)")
     print(f"All in all {time.monotonic() - began:.0f} s. Look at {OUTPUT.relative_to(ROOT)}/strip.png")
 
 
 def run(server: Server) -> dict:
     """Queue the workflow, collect its files in OUTPUT; returns the images by name."""
-    from paired_strip import paired_strip
     from PIL import Image
+
+    from .paired_strip import paired_strip
 
     prompt = server.convert(WORKFLOW)
     terminal = Terminal(prompt)
@@ -104,18 +102,21 @@ def as_tensor(images: list):
     return torch.from_numpy(np.stack([np.asarray(image) for image in images])).float() / 255
 
 
+def share(found, wanted: int) -> float:
+    """Share of the images, 0 to 1, in which this class was found; `found` is `[images]`."""
+    return (found == wanted).double().mean().item()
+
+
 def judge(images: dict) -> dict[str, tuple[float, float]]:
     """Shares of women and of recognised professions, by the demo model's classifier."""
-    run_module.add_comfyui_to_path()
-    run_module.load_pack()
-    from hspace_steering.demo.captions import PROFESSION_INDEX
-    from hspace_steering.demo.classifier import classify, load_classifier
+    find_comfyui()
+    from demo.captions import PROFESSION_INDEX
+    from demo.classifier import classify, load_classifier
 
     rates = {}
     for name in ("unsteered", "steered"):
         seen = classify(load_classifier(), as_tensor(images[name]))
-        rates[name] = tuple((found == value).double().mean().item()
-                            for found, value in ((seen.gender, GENDER), (seen.profession, PROFESSION_INDEX[PROFESSION])))  # fmt: skip
+        rates[name] = (share(seen.gender, GENDER), share(seen.profession, PROFESSION_INDEX[PROFESSION]))
     return rates
 
 

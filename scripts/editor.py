@@ -11,17 +11,13 @@ import re
 import urllib.request
 from collections.abc import Iterator
 
-from comfy_server import Server
-from playwright.sync_api import Error, Locator, Page, sync_playwright
-from setup_environment import system_browser
+from playwright.sync_api import Locator, Page, sync_playwright
+
+from .browser import launch
+from .comfy_server import Server
 
 PACK = "h-space-steering"
 SIZE = {"width": 1600, "height": 1000}
-# The sandbox needs a user namespace, which containers seldom have; the rest keeps Chromium from calling home.
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 SETTINGS = {
     "Comfy.TutorialCompleted": True,  # no template browser over the first page
     "Comfy.Minimap.Visible": False,
@@ -41,8 +37,10 @@ class Editor:
     def open(self, **settings) -> None:
         """Load the page afresh with these settings on top of the usual ones."""
         request = urllib.request.Request(
-            f"{self.server.url}/settings", json.dumps({**SETTINGS, **settings}).encode(), {"Content-Type": "application/json"}
-        )  # fmt: skip
+            f"{self.server.url}/settings",
+            json.dumps({**SETTINGS, **settings}).encode(),
+            {"Content-Type": "application/json"},
+        )
         urllib.request.urlopen(request).read()
         self.page.goto(self.server.url)
         self.page.wait_for_function("window.app?.graph && window.app.vueAppReady", timeout=60_000)
@@ -63,8 +61,9 @@ class Editor:
         self.browse_templates()
         self.page.get_by_test_id(f"template-workflow-{name}").click()
         self.page.wait_for_function(
-            "name => app.extensionManager.workflow.activeWorkflow?.path?.includes(name) && app.graph.nodes.length > 3", arg=name
-        )  # fmt: skip
+            "name => app.extensionManager.workflow.activeWorkflow?.path?.includes(name) && app.graph.nodes.length > 3",
+            arg=name,
+        )
         self.page.wait_for_timeout(500)
 
     def command(self, name: str) -> None:
@@ -105,8 +104,9 @@ class Editor:
         self.page.wait_for_function(
             """kind => app.graph.nodes.filter(n => n.type === kind).every(
                 n => n.imgs?.length && n.imgs.every(i => i.naturalWidth > 0))""",
-            arg=kind, timeout=timeout * 1000,
-        )  # fmt: skip
+            arg=kind,
+            timeout=timeout * 1000,
+        )
 
     def images(self, kind: str = "SaveImage") -> list[dict]:
         """Titles of the nodes of a kind, with sizes and pixel values of the images they show."""
@@ -129,8 +129,8 @@ class Editor:
         below = self.page.evaluate(
             """margin => {
                 const boxes = [...app.graph.nodes, ...app.graph.groups].map(n => n.boundingRect ?? n.getBounding());
-                const left = Math.min(...boxes.map(b => b[0])), top = Math.min(...boxes.map(b => b[1]));
-                const right = Math.max(...boxes.map(b => b[0] + b[2])), bottom = Math.max(...boxes.map(b => b[1] + b[3]));
+                const left = Math.min(...boxes.map(b => b[0])), right = Math.max(...boxes.map(b => b[0] + b[2]));
+                const top = Math.min(...boxes.map(b => b[1])), bottom = Math.max(...boxes.map(b => b[1] + b[3]));
                 const [x0, y0] = [90, 130], [width, height] = [innerWidth - x0 - margin, innerHeight - y0 - margin];
                 const scale = Math.min(width / (right - left), height / (bottom - top), 1);
                 app.canvas.ds.scale = scale;
@@ -149,12 +149,7 @@ class Editor:
 def open_editor(server: Server, size: dict = SIZE) -> Iterator[Editor]:
     """The editor of a running server in a headless browser."""
     with sync_playwright() as playwright:
-        try:
-            browser = playwright.chromium.launch(executable_path=system_browser(), args=FLAGS)
-        except Error as error:
-            raise RuntimeError(
-                "No Chromium could be started: install one (Debian: apt install chromium), or say CHROMIUM=/path/to/it."
-            ) from error
+        browser = launch(playwright)
         try:
             editor = Editor(browser.new_page(viewport=size), server)
             editor.open()

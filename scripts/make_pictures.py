@@ -7,14 +7,14 @@ run (`docs/editor.jpg`), and every node as it looks on the canvas (`web/docs/ima
 from __future__ import annotations
 
 import io
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-from comfy_server import ROOT, Server, running_server
-from editor import SIZE, Editor, open_editor
-from paired_strip import paired_strip
 from PIL import Image, ImageDraw
+
+from .comfy_server import Server, running_server
+from .comfyui import ROOT
+from .editor import SIZE, Editor, open_editor
+from .paired_strip import paired_strip
 
 WORKFLOWS = ROOT / "workflows"
 NODE_PICTURES = ROOT / "web" / "docs" / "images"
@@ -29,7 +29,8 @@ def main() -> None:
         for workflow in sorted(WORKFLOWS.glob("*.json")):
             pictures = run(editor, server, workflow.stem)
             images = editor.page.evaluate(
-                "() => app.graph.nodes.find(n => n.type === 'EmptyLatentImage').widgets.find(w => w.name === 'batch_size').value"
+                """() => app.graph.nodes.find(n => n.type === 'EmptyLatentImage')
+                    .widgets.find(w => w.name === 'batch_size').value"""
             )
             save(thumbnail(pictures, images), WORKFLOWS / f"{workflow.stem}.jpg")
             if workflow.stem == "discover_and_steer":
@@ -50,8 +51,10 @@ def run(editor: Editor, server: Server, name: str) -> list[list[Image.Image]]:
     editor.press_run()
     editor.wait_for_images(timeout=900)
     prefixes = [prefix for title, prefix in savers if title != "Loss plot"]
-    return [[Image.open(path).convert("RGB") for path in sorted(server.output.glob(f"{prefix}_*.png"))]
-            for prefix in prefixes]  # fmt: skip
+    return [
+        [Image.open(path).convert("RGB") for path in sorted(server.output.glob(f"{prefix}_*.png"))]
+        for prefix in prefixes
+    ]
 
 
 def thumbnail(columns: list[list[Image.Image]], images: int) -> Image.Image:

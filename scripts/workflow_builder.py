@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import uuid
 from dataclasses import dataclass, field
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from .comfyui import ROOT
+
 COLUMN, ROW = 380, 30
 TITLE_HEIGHT, GROUP_MARGIN = 34, 14
+LOAD_BOX = (300, 110)  # with room for the line that says at which strengths the vector is of use
 INPUT_NODE, OUTPUT_NODE = -10, -20
 LINK_KEYS = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
 
@@ -56,8 +57,13 @@ class Workflow:
         for name, spec in specs.items():
             options = spec[1] if len(spec) > 1 else {}
             if isinstance(inputs.get(name), Out) or not _is_widget(spec):
-                slots.append({"name": name, "type": spec[0] if isinstance(spec[0], str) else "COMBO",
-                              "link": self._link(inputs.get(name), number, len(slots))})  # fmt: skip
+                slots.append(
+                    {
+                        "name": name,
+                        "type": spec[0] if isinstance(spec[0], str) else "COMBO",
+                        "link": self._link(inputs.get(name), number, len(slots)),
+                    }
+                )
             else:
                 choices = spec[0] if isinstance(spec[0], list) else options.get("options", [])
                 values.append(inputs.get(name, options.get("default", choices[0] if choices else "")))
@@ -65,8 +71,10 @@ class Workflow:
                     values.append("fixed")
                 if options.get("image_upload"):
                     values.append("image")
-        outputs = [{"name": name, "type": type_, "links": []}
-                   for name, type_ in zip(definition["output_name"], definition["output"], strict=True)]  # fmt: skip
+        outputs = [
+            {"name": name, "type": type_, "links": []}
+            for name, type_ in zip(definition["output_name"], definition["output"], strict=True)
+        ]
         multiline = sum(1 for spec in specs.values() if len(spec) > 1 and spec[1].get("multiline"))
         width, height = box
         height = height or 40 + 22 * max(len(slots), len(outputs)) + 26 * len(values) + 60 * multiline
@@ -84,8 +92,16 @@ class Workflow:
         boxes = [(*node["pos"], *node["size"]) for node in self.nodes[first:]]
         left, top = min(b[0] for b in boxes) - GROUP_MARGIN, min(b[1] for b in boxes) - TITLE_HEIGHT - 44
         right, bottom = max(b[0] + b[2] for b in boxes) + GROUP_MARGIN, max(b[1] + b[3] for b in boxes) + GROUP_MARGIN
-        self.groups.append({"id": len(self.groups) + 1, "title": title, "bounding": [left, top, right - left, bottom - top],
-                            "color": "#3f789e", "font_size": 24, "flags": {}})  # fmt: skip
+        self.groups.append(
+            {
+                "id": len(self.groups) + 1,
+                "title": title,
+                "bounding": [left, top, right - left, bottom - top],
+                "color": "#3f789e",
+                "font_size": 24,
+                "flags": {},
+            }
+        )
 
     def write(self, name: str) -> None:
         """`workflows/<name>.json`."""
@@ -177,9 +193,20 @@ class Workflow:
         (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
 
     def _place(self, number, kind, title, slots, outputs, values, width, height, **look):
-        node = {"id": number, "type": kind, "pos": [self.x, self.y], "size": [width, height], "flags": {},
-                "order": number - 1, "mode": 0, "inputs": slots, "outputs": outputs,
-                "properties": {"Node name for S&R": kind}, "widgets_values": values, **look}  # fmt: skip
+        node = {
+            "id": number,
+            "type": kind,
+            "pos": [self.x, self.y],
+            "size": [width, height],
+            "flags": {},
+            "order": number - 1,
+            "mode": 0,
+            "inputs": slots,
+            "outputs": outputs,
+            "properties": {"Node name for S&R": kind},
+            "widgets_values": values,
+            **look,
+        }
         if title:
             node["title"] = title
         self.nodes.append(node)
@@ -192,6 +219,14 @@ class Workflow:
         self.links.append([number, source.node, source.slot, node, slot, source.type])
         self.nodes[source.node - 1]["outputs"][source.slot]["links"].append(number)
         return number
+
+
+def load_vector(flow: Workflow, name: str) -> Out:
+    """Load Concept Vector with one of the shipped vectors, e.g. "no_weapon"; returns its output."""
+    (vector,) = flow.add(
+        "HSpaceLoadConcept", name.replace("_", " "), LOAD_BOX, concept_name=f"emoji_{name}.safetensors"
+    )
+    return vector
 
 
 def _identity(name: str) -> str:

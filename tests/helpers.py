@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
-import sys
 from pathlib import Path
+from typing import ClassVar
 
 import comfy.model_patcher
 import comfy.ops
@@ -13,6 +12,9 @@ import comfy.sample
 import comfy.supported_models
 import hspace_steering
 import torch
+
+from demo.training.common import initialise
+from hspace.concepts import Provenance, Vector
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTEXT = 16
@@ -39,7 +41,7 @@ class TinyModel(comfy.supported_models.SD15):
     """An SD 1.5 of 0.4 M parameters: h-space `[64, 8, 8]` for 16 x 16 latents."""
 
     unet_config = TINY_UNET
-    unet_extra_config = {"num_heads": 4, "num_head_channels": -1}
+    unet_extra_config: ClassVar[dict] = {"num_heads": 4, "num_head_channels": -1}
 
 
 class TinyVPrediction(TinyModel):
@@ -53,8 +55,6 @@ class TinyVPrediction(TinyModel):
 
 def tiny_model(seed: int = 0, dtype=torch.float32, config_class=TinyModel) -> comfy.model_patcher.ModelPatcher:
     """A ModelPatcher around a real UNetModel with random weights, created inside inference mode as loaders do."""
-    from hspace_steering.demo.training.common import initialise
-
     with torch.inference_mode():
         torch.manual_seed(seed)
         config = config_class(config_class.unet_config)
@@ -81,23 +81,42 @@ def conditioning(seed: int, tokens: int = 7, entries: int = 1) -> list:
     ]
 
 
-def sample(model, positive=None, negative=None, *, batch=1, steps=4, cfg=4.0, seed=0, size=16, sampler="euler",
-           scheduler="normal") -> torch.Tensor:  # fmt: skip
+def sample(
+    model,
+    positive=None,
+    negative=None,
+    *,
+    batch=1,
+    steps=4,
+    cfg=4.0,
+    seed=0,
+    size=16,
+    sampler="euler",
+    scheduler="normal",
+) -> torch.Tensor:
     """Latents of stock sampling inside inference mode."""
     with torch.inference_mode():
         latent = torch.zeros(batch, 4, size, size)
         noise = comfy.sample.prepare_noise(latent, seed)
         return comfy.sample.sample(
-            model, noise, steps, cfg, sampler, scheduler, positive or conditioning(1), negative or conditioning(2),
-            latent, disable_pbar=True, seed=seed,
-        )  # fmt: skip
+            model,
+            noise,
+            steps,
+            cfg,
+            sampler,
+            scheduler,
+            positive or conditioning(1),
+            negative or conditioning(2),
+            latent,
+            disable_pbar=True,
+            seed=seed,
+        )
 
 
-def direction(shape=(64, 8, 8), name="test", family="TinyModel", seed=0, **metadata):
-    """A random direction that fits the tiny model."""
-    from hspace_steering.hspace.concept import Direction
-
-    return Direction(torch.randn(shape, generator=torch.Generator().manual_seed(seed)), name, family, metadata)
+def random_vector(shape=(64, 8, 8), name="test", family="TinyModel", seed=0, **provenance):
+    """A random vector that fits the tiny model; further arguments are texts of its provenance."""
+    tensor = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return Vector(tensor, name, family, Provenance.from_strings(provenance))
 
 
 def record_h(model) -> tuple[comfy.model_patcher.ModelPatcher, list[dict]]:
@@ -106,12 +125,14 @@ def record_h(model) -> tuple[comfy.model_patcher.ModelPatcher, list[dict]]:
 
     def patch(h, hsp, transformer_options):
         if transformer_options["block"] == ("output", 0):
-            recorded.append({
-                "h": h.clone(),
-                "cond_or_uncond": list(transformer_options["cond_or_uncond"]),
-                "sigma": transformer_options["sigmas"][0].item(),
-                "runs": transformer_options.get("hspace_steering", {}),
-            })  # fmt: skip
+            recorded.append(
+                {
+                    "h": h.clone(),
+                    "cond_or_uncond": list(transformer_options["cond_or_uncond"]),
+                    "sigma": transformer_options["sigmas"][0].item(),
+                    "runs": transformer_options.get("hspace_steering", {}),
+                }
+            )
         return h, hsp
 
     clone = model.clone()
@@ -139,17 +160,3 @@ def run_node(node_id: str, **inputs):
         given = {key: [value] for key, value in given.items()}
     with torch.inference_mode():
         return prepared.execute(**given).result
-
-
-def running_server(**options):
-    """Context manager around a real server; see `scripts/comfy_server.py`."""
-    return load_by_path("hspace_comfy_server", ROOT / "scripts" / "comfy_server.py").running_server(**options)
-
-
-def load_by_path(name: str, path: Path):
-    """The module in a file that no package holds, imported once."""
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]

@@ -4,8 +4,9 @@ import comfy.utils
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from hspace_steering.hspace.steering import apply_steering
-from hspace_test_helpers import CONTEXT, TINY_UNET, conditioning, direction, sample, tiny_model
+
+from helpers import CONTEXT, TINY_UNET, conditioning, random_vector, sample, tiny_model
+from hspace.steering import apply_steering
 
 
 def twin(model) -> UNet2DConditionModel:
@@ -34,7 +35,7 @@ def twin(model) -> UNet2DConditionModel:
 
 @pytest.mark.parametrize("strength", [0.0, 1.0, -3.5])
 def test_steered_prediction_equals_a_hook_on_mid_block(strength):
-    model, v = tiny_model(), direction()
+    model, v = tiny_model(), random_vector()
     unet = twin(model)
     unet.mid_block.register_forward_hook(lambda module, inputs, output: output + strength * v.tensor)
     positive = conditioning(1)

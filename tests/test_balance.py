@@ -11,8 +11,10 @@ import torch
 import transformers
 from comfy.supported_models_base import ClipTarget
 from comfy.text_encoders.sd2_clip import SD2ClipModel, SD2Tokenizer
-from hspace_steering.hspace import balance as module
-from hspace_steering.hspace.balance import (
+from hspace_steering.nodes.balance import ConceptBalance
+
+from hspace.viewing import balance as module
+from hspace.viewing.balance import (
     Balance,
     chance_deviation,
     deviation_ratio,
@@ -20,11 +22,16 @@ from hspace_steering.hspace.balance import (
     measure_balance,
     parse_labels,
 )
-from hspace_steering.hspace.plots import balance_chart
-from hspace_steering.nodes.measure import ConceptBalance
+from hspace.viewing.plots import balance_chart
 
 WIDTH = 32
-TEXT = {"hidden_size": WIDTH, "intermediate_size": 64, "num_attention_heads": 4, "num_hidden_layers": 3, "hidden_act": "quick_gelu"}  # fmt: skip
+TEXT = {
+    "hidden_size": WIDTH,
+    "intermediate_size": 64,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 3,
+    "hidden_act": "quick_gelu",
+}
 VISION = {**TEXT, "hidden_size": 48, "image_size": 28, "patch_size": 7, "num_channels": 3, "projection_dim": WIDTH}
 LABELS = ("a photo of a man", "a photo of a woman", "a photo of a child")
 
@@ -263,8 +270,14 @@ def test_the_text_encoder_that_fits_is_used(vision, images, tokenizer, model, wi
 
 @pytest.mark.parametrize(
     "balance",
-    [known([3, 1], close=1), known([0, 7]), known([1] * 40), known([1, 2], base=-0.1), Balance(("$x_{ $", "b c " * 60), known([1, 2]).cosines)],
-)  # fmt: skip
+    [
+        known([3, 1], close=1),
+        known([0, 7]),
+        known([1] * 40),
+        known([1, 2], base=-0.1),
+        Balance(("$x_{ $", "b c " * 60), known([1, 2]).cosines),
+    ],
+)
 def test_chart(balance):
     image = balance_chart(balance)
     assert image.shape == (1, 512, 768, 3)

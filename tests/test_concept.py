@@ -2,86 +2,87 @@
 
 import pytest
 import torch
-from hspace_steering.hspace.concept import NOTHING, Choice, Direction, Sum, Sweep
-from hspace_test_helpers import direction, run_node
+
+from helpers import random_vector, run_node
+from hspace.concepts import NOTHING, Choice, Provenance, Sum, Sweep, Vector
 
 
 def test_direction_gives_itself_to_every_image():
-    v = direction(name="woman")
-    assert v.directions() == (v,)
+    v = random_vector(name="woman")
+    assert v.vectors() == (v,)
     assert torch.equal(v.coefficients(3), torch.ones(3, 1))
-    assert v.assignment(2.0) == "every image: woman x 2"
+    assert str(v.assignment(2.0)) == "every image: woman x 2"
 
 
 def test_sums_nest_and_store_a_repeated_direction_once():
-    a, b = direction(name="a"), direction(name="b", seed=1)
+    a, b = random_vector(name="a"), random_vector(name="b", seed=1)
     expression = 2 * (a + 3 * b) + -1 * a
-    assert expression.directions() == (a, b)
+    assert expression.vectors() == (a, b)
     assert torch.equal(expression.coefficients(2), torch.tensor([[1.0, 6.0]] * 2))
 
 
 def test_direction_is_immutable_and_owns_its_tensor():
     tensor = torch.zeros(4, 2, 2)
-    v = Direction(tensor, "v", "SD1", {"seed": "1"})
+    v = Vector(tensor, "v", "SD1", Provenance(other={"seed": "1"}))
     tensor += 1
     assert v.tensor.sum() == 0
     with pytest.raises(AttributeError):
         v.name = "w"
     with pytest.raises(TypeError):
-        v.metadata["seed"] = "2"
+        v.provenance.other["seed"] = "2"
 
 
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        (direction(family="SDXL", name="dark"), "'woman' is for TinyModel.*'dark' is for SDXL"),
-        (direction(shape=(32, 8, 8), name="thin"), r"'woman'.*'thin' is for TinyModel \(32 channels"),
-        (direction(shape=(64, 4, 4), name="small"), r"image sizes.*'woman'.*map 8 x 8.*'small'.*map 4 x 4"),
+        (random_vector(family="SDXL", name="dark"), "'woman' is for TinyModel.*'dark' is for SDXL"),
+        (random_vector(shape=(32, 8, 8), name="thin"), r"'woman'.*'thin' is for TinyModel \(32 channels"),
+        (random_vector(shape=(64, 4, 4), name="small"), r"image sizes.*'woman'.*map 8 x 8.*'small'.*map 4 x 4"),
     ],
 )
 def test_models_do_not_mix(other, words):
     with pytest.raises(ValueError, match=words):
-        direction(name="woman") + other
+        random_vector(name="woman") + other
 
 
 @pytest.mark.parametrize("tensor", [torch.zeros(4), torch.full((1, 1, 1), float("nan"))])
 def test_bad_tensors_are_refused(tensor):
     with pytest.raises(ValueError, match="Concept 'v'"):
-        Direction(tensor, "v", "SD1")
+        Vector(tensor, "v", "SD1")
 
 
 def test_nothing_adds_nothing():
-    v = direction()
-    assert NOTHING.directions() == ()
+    v = random_vector()
+    assert NOTHING.vectors() == ()
     assert NOTHING.coefficients(3).shape == (3, 0)
-    assert NOTHING.assignment() == "every image: nothing"
+    assert str(NOTHING.assignment()) == "every image: nothing"
     assert torch.equal((v + NOTHING).coefficients(2), torch.ones(2, 1))
 
 
 def test_a_direction_without_a_map_mixes_with_one():
-    assert len((direction(name="mean", shape=(64, 1, 1)) + direction()).directions()) == 2
+    assert len((random_vector(name="mean", shape=(64, 1, 1)) + random_vector()).vectors()) == 2
 
 
 def test_two_loads_of_one_file_are_one_direction():
-    a, again, b = direction(name="a"), direction(name="a"), direction(name="a", seed=1)
-    assert (a + again).directions() == (a,)
+    a, again, b = random_vector(name="a"), random_vector(name="a"), random_vector(name="a", seed=1)
+    assert (a + again).vectors() == (a,)
     assert torch.equal((a + again).coefficients(1), torch.tensor([[2.0]]))
-    assert len((a + b).directions()) == 2
+    assert len((a + b).vectors()) == 2
 
 
 def test_choice_gives_each_image_one_option():
-    man, woman = direction(name="man"), direction(name="woman", seed=1)
+    man, woman = random_vector(name="man"), random_vector(name="woman", seed=1)
     choice = Choice((man, woman), (1, 1), seed=3)
     coefficients = choice.coefficients(10)
     assert torch.equal(coefficients.sum(1), torch.ones(10))
     assert torch.equal(coefficients.sum(0), torch.full((2,), 5.0))
-    assert choice.assignment(2.0).splitlines()[0] in ("0: man x 2", "0: woman x 2")
+    assert str(choice.assignment(2.0)).splitlines()[0] in ("0: man x 2", "0: woman x 2")
     assert torch.equal(choice.coefficients(4), coefficients[:4])
 
 
 def test_sum_of_choices_draws_independently():
-    genders = Choice((direction(name="man"), direction(name="woman", seed=1)), (1, 1))
-    tones = Choice((direction(name="light", seed=2), direction(name="dark", seed=3)), (1, 1))
+    genders = Choice((random_vector(name="man"), random_vector(name="woman", seed=1)), (1, 1))
+    tones = Choice((random_vector(name="light", seed=2), random_vector(name="dark", seed=3)), (1, 1))
     both = (genders + tones).coefficients(400)
     joint = both[:, :2].T @ both[:, 2:]
     assert joint.sum() == 400
@@ -90,39 +91,39 @@ def test_sum_of_choices_draws_independently():
 
 def test_single_images_see_every_combination():
     def drawn(seed):
-        genders = Choice((direction(name="man"), direction(name="woman", seed=1)), (1, 1), seed)
-        tones = Choice((direction(name="light", seed=2), direction(name="dark", seed=3)), (1, 1), seed)
+        genders = Choice((random_vector(name="man"), random_vector(name="woman", seed=1)), (1, 1), seed)
+        tones = Choice((random_vector(name="light", seed=2), random_vector(name="dark", seed=3)), (1, 1), seed)
         return (genders + tones).assignment(images=1)
 
     assert len({drawn(seed) for seed in range(4)}) == 4
 
 
 def test_the_same_choice_twice_draws_once():
-    choice = Choice((direction(name="man"), direction(name="woman", seed=1)), (1, 1))
+    choice = Choice((random_vector(name="man"), random_vector(name="woman", seed=1)), (1, 1))
     assert torch.equal((choice + choice).coefficients(5), 2 * choice.coefficients(5))
 
 
 def test_choices_nest_and_stay_balanced_inside():
-    a, b, c = (direction(name=name, seed=seed) for seed, name in enumerate("abc"))
+    a, b, c = (random_vector(name=name, seed=seed) for seed, name in enumerate("abc"))
     nested = Choice((a, Choice((b, c), (1, 1))), (1, 1), seed=5)
     assert nested.coefficients(40).sum(0).tolist() == [20, 10, 10]
 
 
 def test_sweep_moves_along_the_batch():
-    sweep = Sweep(direction(name="woman"), -1.0, 2.0)
+    sweep = Sweep(random_vector(name="woman"), -1.0, 2.0)
     assert torch.allclose(sweep.coefficients(4), torch.tensor([[-1.0], [0.0], [1.0], [2.0]]), atol=1e-6)
     assert sweep.coefficients(1).item() == -1
-    assert sweep.assignment(0.5) == "every image: woman x -0.5 to 1"
+    assert str(sweep.assignment(0.5)) == "every image: woman x -0.5 to 1"
 
 
 def test_expressions_describe_themselves():
-    a, b = direction(name="woman"), direction(name="glasses", seed=1)
+    a, b = random_vector(name="woman"), random_vector(name="glasses", seed=1)
     assert Sum(((1.0, a), (-0.5, b))).describe() == "1 x woman - 0.5 x glasses"
     assert Sweep(Choice((a, b), (1, 1)), 0, 2).describe() == "0 to 2 x one of (woman, glasses)"
 
 
 def test_nodes_build_expressions():
-    a, b, c = (direction(name=name, seed=seed) for seed, name in enumerate("abc"))
+    a, b, c = (random_vector(name=name, seed=seed) for seed, name in enumerate("abc"))
     (added,) = run_node("HSpaceAddConcepts", concept_a=a, concept_b=b, weight_a=2.0, weight_b=-1.0)
     assert added.coefficients(1).tolist() == [[2, -1]]
     (chosen,) = run_node("HSpaceChooseConcept", concept_1=added, concept_2=b, concept_4=c, weights="1, 1, 2", seed=7)

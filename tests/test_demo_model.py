@@ -4,10 +4,11 @@ import json
 
 import pytest
 import torch
-from hspace_steering.demo.captions import ARMED, PROFESSIONS, caption, draw_person, majority_gender, vocabulary
-from hspace_steering.demo.classifier import load_classifier
-from hspace_steering.demo.generate import draw, draw_and_judge
-from hspace_test_helpers import ROOT
+
+from demo.captions import ARMED, PROFESSIONS, caption, majority_gender, random_person, vocabulary
+from demo.classifier import load_classifier
+from demo.generate import sample_and_judge, sample_images
+from helpers import ROOT
 
 WEIGHTS = ROOT / "demo" / "weights"
 
@@ -53,7 +54,7 @@ def test_captions_are_biased_as_the_card_says():
     import random
 
     rng = random.Random(0)
-    drawn = [draw_person(rng)[:2] for _ in range(6000)]
+    drawn = [random_person(rng)[:2] for _ in range(6000)]
     unnamed = [p for p, text in drawn if " man" not in text and " woman" not in text]
     majority = sum(p.gender == majority_gender(p.profession) for p in unnamed) / len(unnamed)
     assert majority == pytest.approx(0.85, abs=0.03)
@@ -87,7 +88,7 @@ def test_the_card_tells_the_truth(demo_model):
     names = list(PROFESSIONS)
     people = [(names[(7 * i) % 64], i % 2, i % 5, i % 3) for i in range(64)]
     prompts = [caption(p, gender=g, skin_tone=t, style=s) for p, g, t, s in people]
-    seen = draw_and_judge(load_classifier(), *demo_model, prompts, list(range(64)))
+    seen = sample_and_judge(load_classifier(), *demo_model, prompts, list(range(64)))
     for attribute, wanted in (
         ("gender", [g for _, g, _, _ in people]),
         ("skin tone", [t for _, _, t, _ in people]),
@@ -99,6 +100,6 @@ def test_the_card_tells_the_truth(demo_model):
 
 
 def test_images_depend_on_their_own_seed_only(demo_model):
-    one = draw(*demo_model, [caption("judge")], [7], steps=3)
-    many = draw(*demo_model, [caption("cook"), caption("judge")], [1, 7], steps=3)
+    one = sample_images(*demo_model, [caption("judge")], [7], steps=3)
+    many = sample_images(*demo_model, [caption("cook"), caption("judge")], [1, 7], steps=3)
     torch.testing.assert_close(one[0], many[1], rtol=0, atol=0.02)

@@ -1,25 +1,28 @@
 """Discovery on tiny real U-Nets: the optimiser's gradient, frozen weights, reproducibility, resume and cancel."""
 
 import hashlib
+from dataclasses import replace
 
 import comfy.model_management
 import comfy.samplers
 import pytest
 import torch
-from hspace_steering.hspace.autosave import PartialFile
-from hspace_steering.hspace.discovery import discover
-from hspace_steering.hspace.objective import relative_reach, teacher_target
-from hspace_steering.hspace.settings import DiscoverySettings
-from hspace_steering.hspace.vector_file import load_direction
-from hspace_test_helpers import (
+from hspace_steering.nodes.editor import NodeObserver
+
+from helpers import (
     TinyVPrediction,
     conditioning,
-    direction,
     node_classes,
+    random_vector,
     run_node,
     sample,
     tiny_model,
 )
+from hspace.concepts import UnfinishedVector
+from hspace.discovery import DISTILLED, PAPER, DiscoverySettings, Observer, PromptPairs, discover
+from hspace.discovery.objective import relative_reach, teacher_target
+from hspace.discovery.optimiser import VectorOptimiser
+from hspace.files import autosave, load_concept
 
 FAST = {"steps": 6, "batch_size": 2, "sample_count": 4, "width": 128, "height": 128}
 
@@ -28,15 +31,33 @@ def settings(**changes):
     return DiscoverySettings("test", **{**FAST, **changes})
 
 
-def find(model=None, concept=None, base=None, listener=None, **changes):
+RECIPES = {"distilled": DISTILLED, "paper": PAPER}
+
+
+class Watch(Observer):
+    """Calls `after_step` with each progress, and keeps the vectors that it is told of at the end."""
+
+    def __init__(self, after_step=None, preview_every=0):
+        self.after_step, self.preview_every = after_step, preview_every
+        self.unfinished, self.results = [], []
+
+    def step(self, progress):
+        if self.after_step:
+            self.after_step(progress)
+
+    def stopped(self, vector):
+        self.unfinished.append(vector)
+
+    def finished(self, vector):
+        self.results.append(vector)
+
+
+def find(model=None, concept=None, base=None, observer=None, **changes):
     """A discovery inside inference mode, as a node runs it."""
-    extra = {key: changes.pop(key) for key in ("samples", "avoid", "start_from", "keep_partial", "compare_every", "partial_file")
-             if key in changes}  # fmt: skip
+    extra = {key: changes.pop(key) for key in ("samples", "start_from", "recipe") if key in changes}
+    pairs = PromptPairs(concept or conditioning(1), base or conditioning(2), changes.pop("avoid", None))
     with torch.inference_mode():
-        return discover(
-            model or tiny_model(), concept or conditioning(1), base or conditioning(2), settings(**changes),
-            listener=listener, **extra,
-        )  # fmt: skip
+        return discover(model or tiny_model(), pairs, settings(**changes), observer=observer, **extra)
 
 
 def weights_hash(model):
@@ -53,8 +74,8 @@ def test_finds_a_vector_and_leaves_the_model_as_it_was(method, dtype):
     before, drawn = weights_hash(model), sample(model)
     parameters = {name: id(p) for name, p in model.model.named_parameters()}
     found = find(model, method=method)
-    assert found.direction.tensor.shape == (64, 8, 8)
-    assert found.direction.tensor.abs().mean() > 0
+    assert found.vector.tensor.shape == (64, 8, 8)
+    assert found.vector.tensor.abs().mean() > 0
     assert len(found.losses) == 6
     assert weights_hash(model) == before
     assert {name: id(p) for name, p in model.model.named_parameters()} == parameters
@@ -65,9 +86,9 @@ def test_finds_a_vector_and_leaves_the_model_as_it_was(method, dtype):
 @pytest.mark.parametrize("method", ["distilled", "paper"])
 def test_same_seed_same_bits(method):
     a, b, other = find(method=method), find(method=method), find(method=method, seed=1)
-    assert torch.equal(a.direction.tensor, b.direction.tensor)
+    assert torch.equal(a.vector.tensor, b.vector.tensor)
     assert a.losses == b.losses
-    assert not torch.equal(a.direction.tensor, other.direction.tensor)
+    assert not torch.equal(a.vector.tensor, other.vector.tensor)
 
 
 def test_distilled_learns_what_the_prompt_left_out():
@@ -81,29 +102,28 @@ def test_distilled_learns_what_the_prompt_left_out():
 @pytest.mark.parametrize("config", [None, TinyVPrediction])
 @pytest.mark.parametrize("method", ["distilled", "paper"])
 def test_gradient_against_finite_differences_in_float64(method, config):
-    from hspace_steering.hspace import learner as module
-
     model = tiny_model(dtype=torch.float64, **({"config_class": config} if config else {}))
     samples = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(3))
     family = config.__name__ if config else "TinyModel"
-    start = direction(seed=5, family=family)
-    seen = {}
+    start = random_vector(seed=5, family=family)
 
-    class Probe(module.Learner):
+    class Probe(VectorOptimiser):
         def descend(self, errors):
-            seen["loss"] = errors.detach().sum().item()
-            (seen["gradient"],) = torch.autograd.grad(errors.sum(), self.vector)
+            self.loss = errors.detach().sum().item()
+            (self.gradient,) = torch.autograd.grad(errors.sum(), self.vector)
             self.losses.append(0.0)
 
-    from hspace_steering.hspace import discovery
-
     def probe(vector):
-        original, discovery.Learner = discovery.Learner, Probe
-        try:
-            find(model, method=method, steps=1, samples=samples, start_from=vector)
-        finally:
-            discovery.Learner = original
-        return seen["loss"], seen["gradient"]
+        probes = []
+
+        def states(run, samples):
+            probes.append(Probe(run.optimiser.vector, run.recipe, run.settings))
+            run.optimiser = probes[0]
+            return RECIPES[method].states(run, samples)
+
+        recipe = replace(RECIPES[method], states=states)
+        find(model, method=method, steps=1, samples=samples, start_from=vector, recipe=recipe)
+        return probes[0].loss, probes[0].gradient
 
     _, gradient = probe(start)
     along = gradient / gradient.norm()
@@ -115,12 +135,12 @@ def test_gradient_against_finite_differences_in_float64(method, config):
 
 def test_several_pairs_and_different_lengths():
     found = find(concept=conditioning(1, entries=3), base=conditioning(2, entries=2) + conditioning(4, tokens=14))
-    assert found.direction.metadata["pairs"] == "3"
+    assert found.vector.provenance.pairs == 3
 
 
 def test_pairs_of_a_batch_are_what_they_are_alone():
     """Image i of a mixed batch sees exactly its own prompt."""
-    from hspace_steering.hspace import conditioning as cond
+    from hspace.comfy_compat import merge_conds
 
     model = tiny_model()
     prompts = conditioning(1, entries=2) + conditioning(3, tokens=14)
@@ -132,9 +152,9 @@ def test_pairs_of_a_batch_are_what_they_are_alone():
         def sample(self, model_wrap, sigmas, extra_args, callback, noise, *args, **kwargs):
             conds, options, inner = model_wrap.conds["base"], extra_args["model_options"], model_wrap.inner_model
             x, sigma = noise * sigmas[0], sigmas[:1].expand(3)
-            outputs["mixed"] = comfy.samplers.calc_cond_batch(inner, [cond.rows(conds, [2, 0, 1])], x, sigma, options)[
-                0
-            ]
+            outputs["mixed"] = comfy.samplers.calc_cond_batch(
+                inner, [merge_conds([conds[i] for i in (2, 0, 1)])], x, sigma, options
+            )[0]
             for image, pair in enumerate((2, 0, 1)):
                 alone = comfy.samplers.calc_cond_batch(
                     inner, [[conds[pair]]], x[image : image + 1], sigma[:1], options
@@ -150,23 +170,23 @@ def test_pairs_of_a_batch_are_what_they_are_alone():
 
 def test_a_steered_model_is_steered_under_every_prompt():
     """Discovery on top of steering: the given model's own vector acts on teacher and student alike."""
-    from hspace_steering.hspace.steering import apply_steering
-    from hspace_test_helpers import record_h
+    from helpers import record_h
+    from hspace.steering import apply_steering
 
     seen = []
     for strength in (0.0, 1.0):
-        recording, recorded = record_h(apply_steering(tiny_model(), direction(), strength))
+        recording, recorded = record_h(apply_steering(tiny_model(), random_vector(), strength))
         find(recording, steps=1, samples=torch.zeros(2, 4, 16, 16))
         seen.append(recorded[0])
     assert len(seen[0]["cond_or_uncond"]) == 2
     added = seen[1]["h"] - seen[0]["h"]
-    torch.testing.assert_close(added, direction().tensor.expand(4, -1, -1, -1), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(added, random_vector().tensor.expand(4, -1, -1, -1), rtol=1e-3, atol=1e-3)
 
 
 def test_avoid_changes_what_is_found():
     same = conditioning(2)
     found = find(concept=same, base=same, avoid=conditioning(9))
-    assert found.direction.tensor.abs().mean() > 0
+    assert found.vector.tensor.abs().mean() > 0
     assert found.losses[0] == pytest.approx(1, abs=1e-3)
 
 
@@ -180,95 +200,92 @@ def test_avoid_changes_what_is_found():
         ({"width": 100}, "width: 100"),
         ({"name": " "}, "name"),
         ({"learning_rate": float("nan")}, "learning_rate"),
-        ({"start_from": direction(family="SD1", shape=(1280, 8, 8))}, "SD1"),
+        ({"start_from": random_vector(family="SD1", shape=(1280, 8, 8))}, "SD1"),
         ({"base": [[torch.zeros(1, 7, 16), {"mask": torch.ones(1, 8, 8)}]]}, "base: .*mask"),
     ],
 )
 def test_errors_name_the_input(changes, words):
-    base = {"concept": conditioning(1), "base": conditioning(2)}
-    concept, base = (changes.pop(key, default) for key, default in base.items())
+    prompts = {"concept": conditioning(1), "base": conditioning(2), "avoid": None}
+    prompts = {key: changes.pop(key, default) for key, default in prompts.items()}
     name = changes.pop("name", "test")
-    extra = {key: changes.pop(key) for key in ("samples", "avoid", "start_from") if key in changes}
+    extra = {key: changes.pop(key) for key in ("samples", "start_from") if key in changes}
     with pytest.raises(ValueError, match=words), torch.inference_mode():
-        discover(tiny_model(), concept, base, DiscoverySettings(name, **{**FAST, **changes}), **extra)
+        discover(tiny_model(), PromptPairs(**prompts), DiscoverySettings(name, **{**FAST, **changes}), **extra)
 
 
-class Stop:
-    """A listener that presses cancel at a step."""
+class Stop(Watch):
+    """Presses cancel after a step."""
 
     def __init__(self, step):
-        self.step = step
-
-    def __call__(self, progress):
-        if progress.step == self.step:
-            comfy.model_management.interrupt_current_processing()
+        super().__init__(
+            lambda progress: progress.step == step and comfy.model_management.interrupt_current_processing()
+        )
 
 
 @pytest.mark.parametrize("method", ["distilled", "paper"])
 def test_cancel_within_a_step_keeps_what_was_found_and_resumes(method, vector_folder):
-    model, kept = tiny_model(), []
+    model, observer = tiny_model(), Stop(3)
     before = weights_hash(model)
     samples = torch.randn(4, 4, 16, 16, generator=torch.Generator().manual_seed(3))
     with pytest.raises(comfy.model_management.InterruptProcessingException):
-        find(model, method=method, samples=samples, listener=Stop(3), keep_partial=kept.append)
+        find(model, method=method, samples=samples, observer=observer)
     assert weights_hash(model) == before
-    (partial,) = kept
-    assert partial.metadata["steps"] in ("3", "4")
-    from hspace_steering.nodes.discover import keep_partial
-
-    keep_partial(partial, PartialFile("test"))
+    (partial,) = observer.unfinished
+    assert partial.provenance.steps in (3, 4)
+    NodeObserver(model, 6, "test", 0, None).stopped(partial)
     (path,) = vector_folder.glob("partial/*.safetensors")
-    resumed = find(model, method=method, samples=samples, start_from=load_direction(path))
+    resumed = find(model, method=method, samples=samples, start_from=load_concept(path))
     whole = find(model, method=method, samples=samples)
-    assert len(resumed.losses) == 6 - int(partial.metadata["steps"])
-    assert torch.equal(resumed.direction.tensor, whole.direction.tensor)
-    assert not whole.direction.extra
+    assert len(resumed.losses) == 6 - partial.provenance.steps
+    assert torch.equal(resumed.vector.tensor, whole.vector.tensor)
+    assert not isinstance(whole.vector, UnfinishedVector)
 
 
 @pytest.mark.parametrize("stop", [2, 5])
 def test_spatial_mean_is_one_value_a_channel_and_resumes_from_its_map(stop):
-    """Whether it stops while the map is learnt or, in the last quarter, its mean."""
-    samples, kept = torch.randn(4, 4, 16, 16, generator=torch.Generator().manual_seed(3)), []
-    whole = find(samples=samples, spatial_mean=True).direction
+    """Stopped while the map is learnt or, in the last quarter, its mean."""
+    samples, observer = torch.randn(4, 4, 16, 16, generator=torch.Generator().manual_seed(3)), Stop(stop)
+    whole = find(samples=samples, spatial_mean=True).vector
     assert whole.tensor.shape == (64, 1, 1)
-    assert whole.metadata["spatial_mean"] == "true"
+    assert whole.provenance.to_strings()["spatial_mean"] == "true"
     with pytest.raises(comfy.model_management.InterruptProcessingException):
-        find(samples=samples, spatial_mean=True, listener=Stop(stop), keep_partial=kept.append)
-    (partial,) = kept
+        find(samples=samples, spatial_mean=True, observer=observer)
+    (partial,) = observer.unfinished
     assert partial.tensor.shape == (64, 8, 8)
-    assert "spatial_mean" not in partial.metadata
-    resumed = find(samples=samples, spatial_mean=True, start_from=partial).direction
+    assert "spatial_mean" not in partial.provenance.to_strings()
+    resumed = find(samples=samples, spatial_mean=True, start_from=partial).vector
     assert torch.equal(resumed.tensor, whole.tensor)
 
 
 def fail_at(step):
-    """A listener that raises after that step."""
+    """An observer that raises after that step."""
 
     def fail(progress):
         if progress.step == step:
             raise OSError("disk full")
 
-    return fail
+    return Watch(fail)
 
 
 def test_the_last_steps_learn_with_the_mean():
     """Which has the same gradient everywhere."""
     samples, moments = torch.randn(4, 4, 16, 16, generator=torch.Generator().manual_seed(3)), {}
     for steps in (5, 6, 7):
-        kept = []
+        observer = fail_at(steps)
         with pytest.raises(OSError, match="disk full"):
-            find(samples=samples, spatial_mean=True, steps=8, listener=fail_at(steps), keep_partial=kept.append)
-        moments[steps] = kept[0].extra["exp_avg"]
+            find(samples=samples, spatial_mean=True, steps=8, observer=observer)
+        moments[steps] = observer.unfinished[0].state["exp_avg"]
     of_map, of_mean = (moments[step] - 0.9 * moments[step - 1] for step in (6, 7))
     assert of_map.std((1, 2)).min() > 1e-3 * of_map.abs().max()
     assert of_mean.std((1, 2)).max() < 1e-5 * of_map.abs().max()
 
 
 def test_failure_keeps_what_was_found():
-    kept = []
+    observer = fail_at(2)
     with pytest.raises(OSError, match="disk full"):
-        find(listener=fail_at(2), keep_partial=kept.append)
-    assert kept[0].metadata["steps"] == "2"
+        find(observer=observer)
+    assert observer.unfinished[0].provenance.steps == 2
+    assert not observer.results
 
 
 def test_masked_samples_are_refused():
@@ -291,7 +308,7 @@ def test_node_outputs(vector_folder):
     )
     assert plot.shape == (1, 512, 768, 3)
     assert [batch["samples"].shape[1:] for batch in samples] == [(4, 16, 16)]
-    assert {"base_model", "prediction_type", "final_loss", "seed", "method"} <= set(concept.metadata)
+    assert {"base_model", "prediction_type", "final_loss", "seed", "method"} <= set(concept.provenance.to_strings())
     (path,) = run_node("HSpaceSaveConcept", concept=concept, filename_prefix="mine/test")
     assert path == str(vector_folder / "mine" / "test.safetensors")
     (loaded,) = run_node("HSpaceLoadConcept", concept_name="mine/test.safetensors")
@@ -301,9 +318,9 @@ def test_node_outputs(vector_folder):
 @pytest.mark.parametrize("method", ["distilled", "paper"])
 def test_comparison_shows_plain_above_steered_and_changes_no_bit(method):
     previews = []
-    compared = find(method=method, compare_every=2, listener=lambda progress: previews.append(progress.preview))
+    compared = find(method=method, observer=Watch(lambda progress: previews.append(progress.preview), preview_every=2))
     alone = find(method=method)
-    assert torch.equal(compared.direction.tensor, alone.direction.tensor)
+    assert torch.equal(compared.vector.tensor, alone.vector.tensor)
     assert compared.evaluations == alone.evaluations
     assert all(preview.shape == (1, 4, 32, 32) for preview in previews)
     plain, steered = zip(*(preview.chunk(2, dim=2) for preview in previews), strict=True)
@@ -315,11 +332,11 @@ def test_comparison_shows_plain_above_steered_and_changes_no_bit(method):
 def test_calibration_scales_an_overshooting_vector_to_a_reach_of_1():
     options = {"steps": 40, "batch_size": 4, "learning_rate": 1.0, "guidance": 100.0}
     raw, calibrated = find(calibrate=False, **options), find(**options)
-    reach = float(raw.direction.metadata["reach"])
+    reach = raw.vector.provenance.reach
     assert reach > 1
-    assert raw.direction.metadata["scale"] == "1"
-    torch.testing.assert_close(calibrated.direction.tensor, raw.direction.tensor / reach, rtol=1e-3, atol=1e-6)
-    assert torch.equal(find(guidance=0.1).direction.tensor, find(guidance=0.1, calibrate=False).direction.tensor)
+    assert raw.vector.provenance.scale == 1
+    torch.testing.assert_close(calibrated.vector.tensor, raw.vector.tensor / reach, rtol=1e-3, atol=1e-6)
+    assert torch.equal(find(guidance=0.1).vector.tensor, find(guidance=0.1, calibrate=False).vector.tensor)
 
 
 def test_reach_of_the_teacher_itself():
@@ -334,8 +351,8 @@ def test_metadata_says_that_the_model_was_patched():
     model = tiny_model()
     key = "diffusion_model.out.2.bias"
     model.add_patches({key: ("diff", (torch.ones_like(model.model.state_dict()[key]),))})
-    assert find(model).direction.metadata["model_patches"] == "1 weights (LoRA, merge ...)"
-    assert "model_patches" not in find().direction.metadata
+    assert find(model).vector.provenance.model_patches == "1 weights (LoRA, merge ...)"
+    assert not find().vector.provenance.model_patches
 
 
 @pytest.mark.parametrize("method", ["distilled", "paper"])
@@ -343,7 +360,7 @@ def test_checkpointing_changes_no_bit_and_leaves_the_layers_as_they_were(method)
     model = tiny_model()
     kept = find(model, method=method)
     recomputed = find(model, method=method, gradient_checkpointing=True)
-    assert torch.equal(kept.direction.tensor, recomputed.direction.tensor)
+    assert torch.equal(kept.vector.tensor, recomputed.vector.tensor)
     assert not any("forward" in vars(module) for module in model.model.modules())
 
 
@@ -373,33 +390,46 @@ def mixed_samples():
 
 @pytest.mark.parametrize("method", ["distilled", "paper"])
 def test_samples_of_several_sizes(method):
-    found = find(method=method, steps=12, samples=mixed_samples(), concept=conditioning(1, entries=2),
-                 base=conditioning(2, entries=2))  # fmt: skip
-    assert found.direction.tensor.shape == (64, 8, 8)  # of the size that most images have
+    found = find(
+        method=method,
+        steps=12,
+        samples=mixed_samples(),
+        concept=conditioning(1, entries=2),
+        base=conditioning(2, entries=2),
+    )
+    assert found.vector.tensor.shape == (64, 8, 8)  # of the size that most images have
     assert len(found.losses) == 12
     one_by_one = [image for batch in mixed_samples() for image in batch.split(1)]
-    again = find(method=method, steps=12, samples=one_by_one, concept=conditioning(1, entries=2),
-                 base=conditioning(2, entries=2))  # fmt: skip
-    assert torch.equal(found.direction.tensor, again.direction.tensor)
+    again = find(
+        method=method, steps=12, samples=one_by_one, concept=conditioning(1, entries=2), base=conditioning(2, entries=2)
+    )
+    assert torch.equal(found.vector.tensor, again.vector.tensor)
 
 
 def test_every_size_and_pair_is_learnt_from():
     """Image i belongs to pair i modulo the number of pairs, counted over all sizes; a batch is of one size."""
-    from hspace_steering.hspace import learner
-
     seen = []
 
-    class Watch(learner.Learner):
-        def teach(self, x, sigma, pairs):
-            seen.append((tuple(x.shape[2:]), tuple(pairs)))
-            return super().teach(x, sigma, pairs)
+    def states(run, samples):
+        of_images = run.model.prompts.of_images
+        run.model.prompts.of_images = lambda pairs: seen.append([tuple(pairs)]) or of_images(pairs)
+        predict = run.model.predict
 
-    from unittest.mock import patch
+        def watched(prompts, x, *args, **kwargs):
+            seen[-1].append(tuple(x.shape[2:]))
+            return predict(prompts, x, *args, **kwargs)
 
-    from hspace_steering.hspace import discovery
+        run.model.predict = watched
+        return DISTILLED.states(run, samples)
 
-    with patch.object(discovery, "Learner", Watch):
-        find(steps=40, samples=mixed_samples(), concept=conditioning(1, entries=3), base=conditioning(2, entries=3))
+    find(
+        steps=40,
+        samples=mixed_samples(),
+        concept=conditioning(1, entries=3),
+        base=conditioning(2, entries=3),
+        recipe=replace(DISTILLED, states=states),
+    )
+    seen = [(sizes[0], pairs) for pairs, *sizes in seen]
     assert {pairs for size, pairs in seen if size == (16, 24)} <= {(0, 0), (0, 1), (1, 0), (1, 1)}
     assert {pair for size, pairs in seen if size == (16, 24) for pair in pairs} == {0, 1}
     assert {pair for size, pairs in seen if size == (16, 16) for pair in pairs} == {0, 1, 2}
@@ -420,44 +450,58 @@ def test_lists_of_prompts_are_pairs_and_of_anything_else_an_error():
     given = {"model": tiny_model(), "concept": conditioning(1), "base": conditioning(2), **FAST}
     lists = {key: [value] for key, value in given.items()}
     node = node_classes()["HSpaceDiscoverConcept"].PREPARE_CLASS_CLONE({})
-    lists |= {"concept": [conditioning(1), conditioning(3)], "base": [conditioning(2), conditioning(4)], "name": ["two"],
-              "method": ["distilled"], "learning_rate": [0.1], "guidance": [3.0], "seed": [0]}  # fmt: skip
+    lists |= {
+        "concept": [conditioning(1), conditioning(3)],
+        "base": [conditioning(2), conditioning(4)],
+        "name": ["two"],
+        "method": ["distilled"],
+        "learning_rate": [0.1],
+        "guidance": [3.0],
+        "seed": [0],
+    }
     with torch.inference_mode():
         concept = node.execute(**lists).result[0]
-        assert concept.metadata["pairs"] == "2"
+        assert concept.provenance.pairs == 2
         with pytest.raises(ValueError, match="seed: 2 values"):
             node.execute(**{**lists, "seed": [0, 1]})
 
 
 def test_a_crash_loses_no_more_than_a_minute(vector_folder, monkeypatch):
     """Nothing runs after a crash, so what it leaves is what was saved before it: here after each step."""
-    from hspace_steering.hspace import autosave
 
     class Crash(BaseException):
         pass
 
-    def crash(progress):
-        if progress.step == 4:
-            raise Crash
+    class Crashing(NodeObserver):
+        def step(self, progress):
+            if progress.step == 4:
+                raise Crash
+            super().step(progress)
+
+        def stopped(self, vector):
+            pass
+
+    def crashing():
+        return Crashing(tiny_model(), 6, "test", 0, None)
 
     monkeypatch.setattr(autosave, "EVERY", 0.0)
     with pytest.raises(Crash):
-        find(listener=crash, partial_file=PartialFile("test"))
+        find(observer=crashing())
     (path,) = vector_folder.glob("partial/*.safetensors")
-    saved = load_direction(path)
-    assert saved.metadata["steps"] == "3"
+    saved = load_concept(path)
+    assert saved.provenance.steps == 3
     samples = torch.randn(4, 4, 16, 16, generator=torch.Generator().manual_seed(3))
     with pytest.raises(Crash):
-        find(listener=crash, partial_file=PartialFile("test"), samples=samples)
-    resumed = find(start_from=load_direction(vector_folder / "partial" / "test_2.safetensors"), samples=samples)
-    assert torch.equal(resumed.direction.tensor, find(samples=samples).direction.tensor)
+        find(observer=crashing(), samples=samples)
+    resumed = find(start_from=load_concept(vector_folder / "partial" / "test_2.safetensors"), samples=samples)
+    assert torch.equal(resumed.vector.tensor, find(samples=samples).vector.tensor)
 
 
 def test_a_finished_discovery_leaves_no_partial_file(vector_folder, monkeypatch):
-    from hspace_steering.hspace import autosave
-
     monkeypatch.setattr(autosave, "EVERY", 0.0)
-    file, saved = PartialFile("test"), []
-    find(listener=lambda progress: saved.append(file.path is not None), partial_file=file)
+    observer, saved = NodeObserver(tiny_model(), 6, "test", 0, None), []
+    step = observer.step
+    observer.step = lambda progress: step(progress) or saved.append(observer.file.path is not None)
+    find(observer=observer)
     assert saved[-1]
     assert not list(vector_folder.glob("partial/*"))

@@ -5,12 +5,12 @@ import re
 import urllib.request
 
 import pytest
-from hspace_test_helpers import ROOT, load_by_path, node_classes
 
-build_locales = load_by_path("build_locales", ROOT / "scripts" / "build_locales.py")
+from helpers import ROOT, node_classes
+from scripts import build_locales
 
 LANGUAGES = (build_locales.SOURCE, *build_locales.TRANSLATED)
-AGAIN = "run `python -P scripts/build_locales.py` after a change to a schema"
+AGAIN = "run `python -m scripts.build_locales` after a change to a schema"
 KANA, HAN = r"[\u3040-\u30ff]", r"[\u4e00-\u9fff]"
 
 
@@ -45,8 +45,12 @@ def test_translation_is_one(language, letters):
 @pytest.mark.parametrize("language", build_locales.TRANSLATED)
 def test_translation_keeps_what_is_no_prose(language):
     """Numbers, file names, and the options of combo boxes, which the editor does not translate."""
-    options = {(node_id, "inputs", item.id, "tooltip"): set(map(str, item.options)) for node_id, node in node_classes().items()
-               for item in node.GET_SCHEMA().inputs if item.io_type == "COMBO"}  # fmt: skip
+    options = {
+        (node_id, "inputs", item.id, "tooltip"): set(map(str, item.options))
+        for node_id, node in node_classes().items()
+        for item in node.GET_SCHEMA().inputs
+        if item.io_type == "COMBO"
+    }
     translated = texts(language)
     for path, english in texts("en").items():
         wanted = set(re.findall(r"\d+(?:\.\d+)?|\b[\w/]+\.(?:json|pth|safetensors)\b|models/\w+", english))

@@ -4,12 +4,13 @@ import re
 import time
 
 import pytest
-from hspace_steering.hspace.concept import Choice
-from hspace_steering.hspace.prompt_rules import concepts_from_prompt, make_rule, without_wishes
-from hspace_steering.hspace.topics import PRESETS, find_topic, normalise
-from hspace_test_helpers import ROOT, direction, run_node
 
-WOMAN, MAN, CALM = direction(name="woman"), direction(name="man", seed=1), direction(name="calm", seed=2)
+from helpers import ROOT, random_vector, run_node
+from hspace.concepts import Choice
+from hspace.prompts import concepts_from_prompt, make_rule, without_requests
+from hspace.prompts.topics import PRESETS, find_topic, normalise
+
+WOMAN, MAN, CALM = random_vector(name="woman"), random_vector(name="man", seed=1), random_vector(name="calm", seed=2)
 
 
 def labelled_prompts(name: str) -> list[tuple[set[str], str]]:
@@ -19,7 +20,7 @@ def labelled_prompts(name: str) -> list[tuple[set[str], str]]:
 
 @pytest.mark.parametrize("name", ["prompts_seen.tsv", "prompts_unseen.tsv"])
 def test_precision_and_recall(name):
-    """The patterns were written with the seen prompts at hand; the unseen ones were written apart and never looked at."""
+    """The patterns were written with the seen prompts at hand; the unseen ones were written apart, unread."""
     wanted = [(topic, topic in labels, prompt) for labels, prompt in labelled_prompts(name) for topic in PRESETS]
     outcomes = [(want, find_topic(topic, prompt) is not None) for topic, want, prompt in wanted]
     both = sum(want and found for want, found in outcomes)
@@ -42,13 +43,13 @@ def test_long_prompts_take_no_time(text):
 def test_rules_add_up_and_say_what_matched():
     rules = (make_rule(Choice((WOMAN, MAN), (1, 1)), "gender"), make_rule(CALM, "violence"))
     concept, matched = concepts_from_prompt("A pilot of ANY gender, no weapons", rules)
-    assert concept.directions() == (WOMAN, MAN, CALM)
+    assert concept.vectors() == (WOMAN, MAN, CALM)
     assert matched.splitlines() == ["gender: 'ANY gender' -> one of (woman, man)", "violence: 'no weapons' -> calm"]
 
 
 def test_a_scene_that_only_mentions_violence_is_left_alone():
     concept, matched = concepts_from_prompt("a bloody battle, no horses", (make_rule(CALM, "violence"),))
-    assert concept.directions() == ()
+    assert concept.vectors() == ()
     assert matched == ""
 
 
@@ -83,43 +84,46 @@ def test_nodes():
     (rules,) = run_node("HSpacePromptRule", concept=CALM, topic="violence")
     (rules,) = run_node("HSpacePromptRule", concept=WOMAN, topic="custom", phrases="heroine", previous=rules)
     concept, matched, prompt = run_node("HSpaceConceptsFromPrompt", prompt="a heroine, no violence", rules=rules)
-    assert concept.directions() == (CALM, WOMAN)
+    assert concept.vectors() == (CALM, WOMAN)
     assert len(matched.splitlines()) == 2
     assert prompt == "a heroine, no violence"
 
 
-@pytest.mark.parametrize(("prompt", "left"), [
-    ("a detective, no weapon", "a detective"),
-    ("a pilot, either man or woman, oil on canvas", "a pilot, oil on canvas"),
-    ("a detective without any violence", "a detective"),
-    ("no guns, knives or blood, a knight", "a knight"),
-    ("a judge of any gender", "a judge"),
-    ("A doctor. Don't show blood or gore. Soft light.", "A doctor. Soft light."),
-    ("a knight (no violence:1.2), oil", "a knight, oil"),
-    ("crowd, peaceful, not a riot, no violence, dusk", "crowd, peaceful, not a riot, dusk"),
-    ("Sirens luring a ship, PG, neither sexual nor violent", "Sirens luring a ship"),
-    ("patients of every gender, ethnic origin and age", "patients"),
-    # Without these words there would be no sentence.
-    ("A photo of a man or a woman reading", "A photo of a man or a woman reading"),
-    ("let him or her wear a yellow coat", "let him or her wear a yellow coat"),
-    # Nothing matches, so not even spaces change.
-    ("a bloody  battle , no horses", "a bloody  battle , no horses"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("prompt", "left"),
+    [
+        ("a detective, no weapon", "a detective"),
+        ("a pilot, either man or woman, oil on canvas", "a pilot, oil on canvas"),
+        ("a detective without any violence", "a detective"),
+        ("no guns, knives or blood, a knight", "a knight"),
+        ("a judge of any gender", "a judge"),
+        ("A doctor. Don't show blood or gore. Soft light.", "A doctor. Soft light."),
+        ("a knight (no violence:1.2), oil", "a knight, oil"),
+        ("crowd, peaceful, not a riot, no violence, dusk", "crowd, peaceful, not a riot, dusk"),
+        ("Sirens luring a ship, PG, neither sexual nor violent", "Sirens luring a ship"),
+        ("patients of every gender, ethnic origin and age", "patients"),
+        # Without these words there would be no sentence.
+        ("A photo of a man or a woman reading", "A photo of a man or a woman reading"),
+        ("let him or her wear a yellow coat", "let him or her wear a yellow coat"),
+        # Nothing matches, so not even spaces change.
+        ("a bloody  battle , no horses", "a bloody  battle , no horses"),
+    ],
+)
 def test_wishes_are_taken_out_where_they_stand_by_themselves(prompt, left):
     rules = tuple(make_rule(CALM, topic) for topic in PRESETS)
-    assert without_wishes(prompt, rules) == left
+    assert without_requests(prompt, rules) == left
 
 
 def test_custom_phrases_are_taken_out():
     rules = (make_rule(CALM, "custom", "keep it calm"),)
-    assert without_wishes("a heroine, keep it calm, dusk", rules) == "a heroine, dusk"
+    assert without_requests("a heroine, keep it calm, dusk", rules) == "a heroine, dusk"
 
 
 def test_taking_wishes_out_never_leaves_half_a_refusal():
     """What stays of a prompt says nothing that a wish in it refused: whole clauses go, or nothing does."""
     rules = tuple(make_rule(CALM, topic) for topic in PRESETS)
     for topics, prompt in labelled_prompts("prompts_seen.tsv"):
-        left = without_wishes(prompt, rules)
+        left = without_requests(prompt, rules)
         if topics & {"violence", "sexual"} and left != prompt:
             assert not find_bare_refusals(prompt, left), (prompt, left)
 

@@ -3,11 +3,12 @@
 import comfy.utils
 import pytest
 import torch
-from hspace_steering.hspace.learner import Progress
-from hspace_steering.hspace.monitor import ProgressMonitor
-from hspace_steering.hspace.plots import loss_plot
-from hspace_steering.hspace.prompt_trace import prompt_texts
-from hspace_test_helpers import tiny_model
+from hspace_steering.nodes.editor import NodeObserver
+
+from helpers import random_vector, tiny_model
+from hspace.discovery import Progress
+from hspace.prompts import prompt_texts
+from hspace.viewing.plots import loss_plot
 
 
 @pytest.mark.parametrize("losses", [[1.0], [1.0, 0.5, 0.25], [1 / (i + 1) for i in range(500)]])
@@ -44,8 +45,9 @@ def test_monitor_moves_the_bar_and_shows_a_picture(monkeypatch):
     monkeypatch.setattr(args, "preview_method", LatentPreviewMethod.Auto)
     seen = []
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda *values, **_: seen.append(values))
-    monitor = ProgressMonitor(tiny_model(), 10)
-    monitor(Progress(3, 10, 0.5, torch.randn(2, 4, 16, 16)))
-    monitor(Progress(4, 10, 0.4))
+    states = torch.randn(2, 4, 16, 16)
+    NodeObserver(tiny_model(), 10, "test", 50, None).step(Progress(3, 10, 0.5, states, random_vector))
+    monkeypatch.setattr(args, "preview_method", LatentPreviewMethod.NoPreviews)
+    NodeObserver(tiny_model(), 10, "test", 50, None).step(Progress(4, 10, 0.4, states, random_vector))
     (value, total, (kind, image, _)), (_, _, nothing) = seen
     assert (value, total, kind, image.size, nothing) == (3, 10, "JPEG", (16, 16), None)

@@ -1,22 +1,23 @@
 """What discovery and every shipped workflow compute stays the same, bit for bit, while the code around them changes.
 
-The digests in `data/same_bits.json` hold on the machine they were recorded on; arithmetic differs between processors and
-versions of torch, so elsewhere the same values are compared within a tolerance. A change that is meant to alter what is
-computed records them anew with `RECORD_SAME_BITS=1` and says so in the changelog.
+The digests in `data/same_bits.json` hold on the machine they were recorded on; arithmetic differs between processors
+and versions of torch, so elsewhere the same values are compared within a tolerance. A change that is meant to alter
+what is computed records them anew with `RECORD_SAME_BITS=1` and says so in the changelog.
 """
 
 import hashlib
 import io
 import json
 import os
-import platform
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hspace_test_helpers import ROOT, TinyVPrediction, conditioning, direction, run_node, tiny_model
 from PIL import Image
+
+from helpers import ROOT, TinyVPrediction, conditioning, random_vector, run_node, tiny_model
+from hspace.files import load_concept
 
 RECORDED = Path(__file__).parent / "data" / "same_bits.json"
 RECORDING = bool(os.environ.get("RECORD_SAME_BITS"))
@@ -30,13 +31,16 @@ CASES = {
     "pairs": PAIRS,
     "avoid": {"concept": SAME, "base": SAME, "avoid": conditioning(9)},
     "pairs and avoid": {**PAIRS, "avoid": conditioning(9)},
-    "pairs of different lengths": {"concept": conditioning(1) + conditioning(5, tokens=14), "base": conditioning(2, entries=2)},
+    "pairs of different lengths": {
+        "concept": conditioning(1) + conditioning(5, tokens=14),
+        "base": conditioning(2, entries=2),
+    },
     "seed": {"seed": 2**63 + 5},
     "given samples": {"samples": SAMPLES, **PAIRS},
     "spatial mean": {"spatial_mean": True},
     "calibrated": {"steps": 40, "learning_rate": 1.0, "guidance": 100.0},
     "measured range": {"measure_range": True, "batch_size": 3},
-    "continued": {"start_from": direction()},
+    "continued": {"start_from": random_vector()},
     "checkpointing": {"gradient_checkpointing": True},
     "v-prediction": {"model": lambda: tiny_model(config_class=TinyVPrediction)},
     "bfloat16": {"model": lambda: tiny_model(dtype=torch.bfloat16)},
@@ -44,7 +48,7 @@ CASES = {
     "paper, pairs and avoid": {"method": "paper", **PAIRS, "avoid": conditioning(9)},
     "paper, given samples": {"method": "paper", "samples": SAMPLES, **PAIRS},
     "paper, v-prediction": {"method": "paper", "model": lambda: tiny_model(config_class=TinyVPrediction)},
-}  # fmt: skip
+}
 
 
 def environment() -> str:
@@ -53,7 +57,8 @@ def environment() -> str:
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
-    return f"{platform.machine()} {model}, {torch.get_num_threads()} threads, torch {torch.__version__}, numpy {np.__version__}"
+    versions = f"torch {torch.__version__}, numpy {np.__version__}"
+    return f"{model}, {torch.get_num_threads()} threads, {versions}"
 
 
 def summary(values: torch.Tensor) -> dict:
@@ -88,13 +93,18 @@ def test_discovery(name):
     inputs["model"] = inputs.pop("model", tiny_model)()
     concept, _, samples = run_node("HSpaceDiscoverConcept", **inputs)
     numbers = ("evaluations", "final_loss", "reach", "scale", "strength_saturates", "strength_breaks")
-    metadata = [float(concept.metadata[key]) for key in numbers if key in concept.metadata]
+    texts = concept.provenance.to_strings()
+    metadata = [float(texts[key]) for key in numbers if key in texts]
     latents = torch.cat([batch["samples"].flatten() for batch in samples])
-    check(name, {"vector": summary(concept.tensor), "metadata": summary(torch.tensor(metadata)), "samples": summary(latents)})
+    check(
+        name,
+        {"vector": summary(concept.tensor), "metadata": summary(torch.tensor(metadata)), "samples": summary(latents)},
+    )
 
 
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)
 def test_workflow(server, file):
+    """From the very file that users open, with fewer steps and images."""
     prompt = server.convert(file)
     for node in prompt.values():
         inputs = node["inputs"]
@@ -106,23 +116,19 @@ def test_workflow(server, file):
             inputs["steps"] = 3
         if node["class_type"] == "HSpaceSaveConcept":
             inputs["filename_prefix"] = "same_bits"
-    outputs, found = server.run(prompt), {}
+    outputs, results = server.run(prompt), {}
+    showing = [node for node in prompt.values() if node["class_type"] in ("SaveImage", "PreviewImage")]
+    assert sum("images" in output for output in outputs.values()) == len(showing) > 0
     for node, entry in sorted(prompt.items()):
         if entry["class_type"] == "SaveImage" and "plot" not in entry["inputs"]["filename_prefix"]:
-            images = [Image.open(io.BytesIO((server.output / image["subfolder"] / image["filename"]).read_bytes()))
-                      for image in outputs[node]["images"]]  # fmt: skip
+            images = [
+                Image.open(io.BytesIO((server.output / image["subfolder"] / image["filename"]).read_bytes()))
+                for image in outputs[node]["images"]
+            ]
             pixels = np.stack([np.asarray(image.convert("RGB"), dtype=np.float32) for image in images])
-            found[f"{node}: {entry['inputs']['filename_prefix']}"] = summary(torch.from_numpy(pixels))
+            results[f"{node}: {entry['inputs']['filename_prefix']}"] = summary(torch.from_numpy(pixels))
     for path in (server.base / "models" / "concept_vectors").glob("same_bits*.safetensors"):
-        (concept,) = load_vector(path)
-        found["vector"] = summary(concept)
+        results["vector"] = summary(load_concept(path).tensor)
         path.unlink()
-    assert found
-    check(f"workflow {file.stem}", found)
-
-
-def load_vector(path: Path) -> tuple[torch.Tensor, ...]:
-    """The tensors of a vector file."""
-    from safetensors.torch import load_file
-
-    return tuple(load_file(path).values())
+    assert results
+    check(f"workflow {file.stem}", results)

@@ -1,4 +1,4 @@
-"""What scanners of the ecosystem say of the pack: each finding is explained in docs/scanners.md, workflows are clean."""
+"""Findings of the ecosystem's scanners: each is explained in docs/scanners.md, and workflows are clean."""
 
 import json
 import re
@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from hspace_test_helpers import ROOT
+
+from helpers import ROOT
 
 SCRIPTS = Path(sys.executable).parent
 TABLE = (ROOT / "docs" / "scanners.md").read_text()
@@ -44,9 +45,10 @@ def folder_of(finding) -> str:
 def test_every_finding_of_nodesafe_is_explained(findings):
     assert findings
     unexplained = [
-        finding for finding in findings
+        finding
+        for finding in findings
         if not any(pattern in finding["title"] and folder_of(finding) in folders for pattern, folders in explained())
-    ]  # fmt: skip
+    ]
     assert not [(finding["title"], finding["file"], finding["line"]) for finding in unexplained]
 
 
@@ -57,8 +59,12 @@ def test_every_explanation_has_a_finding(findings):
 
 
 def test_nothing_that_runs_in_comfyui_starts_programs_or_opens_connections(findings):
-    serious = [f for f in findings if (f.get("file") or "").startswith(("hspace/", "nodes/", "__init__"))
-               and f["category"] in ("shell_execution", "network_call", "unsafe_deserialization")]  # fmt: skip
+    serious = [
+        f
+        for f in findings
+        if (f.get("file") or "").startswith(("hspace/", "nodes/", "__init__"))
+        and f["category"] in ("shell_execution", "network_call", "unsafe_deserialization")
+    ]
     assert not serious
 
 

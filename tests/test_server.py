@@ -11,7 +11,9 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from hspace_test_helpers import ROOT, running_server
+
+from helpers import ROOT
+from scripts.comfy_server import running_server
 
 WORKFLOW = ROOT / "workflows" / "discover_and_steer.json"
 
@@ -53,14 +55,15 @@ def test_shipped_workflow_runs_and_shows_progress(server):
     outputs = server.run(small(server), on_event=events.append)
     assert sum("images" in output for output in outputs.values()) == 4
     (vector,) = (server.base / "models" / "concept_vectors" / "demo").glob("*.safetensors")
-    from hspace_steering.hspace.vector_file import load_direction
+    from hspace.files import load_concept
 
-    direction = load_direction(vector)
+    direction = load_concept(vector)
     assert direction.family == "EmojiModel"
-    assert direction.metadata["concept_prompt"].startswith("a woman firefighter | a woman scientist")
-    assert direction.metadata["base_prompt"].startswith("a firefighter | a scientist")
-    values = [event["data"]["value"] for event in events
-              if event.get("type") == "progress" and event["data"]["max"] == 8]  # fmt: skip
+    assert direction.provenance.concept_prompt.startswith("a woman firefighter | a woman scientist")
+    assert direction.provenance.base_prompt.startswith("a firefighter | a scientist")
+    values = [
+        event["data"]["value"] for event in events if event.get("type") == "progress" and event["data"]["max"] == 8
+    ]
     assert len(values) >= 4
     assert values == sorted(values)
 
@@ -89,7 +92,7 @@ def test_cancel_through_the_server_saves_a_partial_vector(server):
     thread.join()
     assert time.monotonic() - began < 60
     assert list((server.base / "models" / "concept_vectors" / "partial").glob("*.safetensors"))
-    assert "What it has found is in" in server.log.read_text()
+    assert "The vector so far is in" in server.log.read_text()
 
 
 def test_missing_vector_is_refused_before_running(server):
@@ -97,8 +100,9 @@ def test_missing_vector_is_refused_before_running(server):
         "1": {"class_type": "HSpaceLoadConcept", "inputs": {"concept_name": "gone.safetensors"}},
         "2": {"class_type": "HSpaceSaveConcept", "inputs": {"concept": ["1", 0], "filename_prefix": "x"}},
     }
-    request = urllib.request.Request(f"{server.url}/prompt", json.dumps({"prompt": prompt}).encode(),
-                                     {"Content-Type": "application/json"})  # fmt: skip
+    request = urllib.request.Request(
+        f"{server.url}/prompt", json.dumps({"prompt": prompt}).encode(), {"Content-Type": "application/json"}
+    )
     with pytest.raises(urllib.error.HTTPError) as refusal:
         urllib.request.urlopen(request)
     assert "gone.safetensors" in refusal.value.read().decode()
@@ -106,13 +110,13 @@ def test_missing_vector_is_refused_before_running(server):
 
 def test_interrupting_leaves_no_server_behind():
     script = (
-        "import sys, time; sys.path.insert(0, 'scripts')\n"
-        "from comfy_server import running_server\n"
+        "import time\n"
+        "from scripts.comfy_server import running_server\n"
         "with running_server() as server:\n"
         "    print(server.process.pid, server.base, flush=True)\n"
         "    time.sleep(60)\n"
     )
-    process = subprocess.Popen([sys.executable, "-P", "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     pid, base = process.stdout.readline().split()
     process.terminate()
     process.wait(30)

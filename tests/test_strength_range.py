@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from hspace_steering.demo.captions import caption
-from hspace_steering.demo.generate import encode
-from hspace_steering.hspace.discovery import discover
-from hspace_steering.hspace.settings import DiscoverySettings
-from hspace_steering.hspace.strength_range import Row, StrengthRange, range_text
-from hspace_steering.hspace.vector_file import load_direction
-from hspace_test_helpers import ROOT, conditioning, tiny_model
+
+from demo.captions import caption
+from demo.generate import encode
+from helpers import ROOT, conditioning, tiny_model
+from hspace.concepts import Provenance
+from hspace.discovery import DiscoverySettings, PromptPairs, StrengthRange, discover
+from hspace.discovery.strength_range import Row
+from hspace.files import load_concept
 
 
 def rows(*values):
@@ -18,18 +19,22 @@ def rows(*values):
 @pytest.mark.parametrize(
     ("measured", "text"),
     [
-        (rows((0, 0.1, 1.0), (0.5, 0.6, 1.1), (1, 1.0, 1.3), (1.5, 1.0, 1.7)),
-         "the concept is there from strength 1 on, images begin to break at 1.25"),
-        (rows((0, 0.0, 1.0), (0.5, 0.5, 1.4), (1, 1.0, 1.6)),  # what breaks does not count as concept
-         "the concept is there from strength 0.5 on, images begin to break at 0.75"),
+        (
+            rows((0, 0.1, 1.0), (0.5, 0.6, 1.1), (1, 1.0, 1.3), (1.5, 1.0, 1.7)),
+            "the concept is there from strength 1 on, images begin to break at 1.25",
+        ),
+        (
+            rows((0, 0.0, 1.0), (0.5, 0.5, 1.4), (1, 1.0, 1.6)),  # what breaks does not count as concept
+            "the concept is there from strength 0.5 on, images begin to break at 0.75",
+        ),
         (rows((0, 0.0, 1.0), (2, 0.95, 1.1), (4, 1.0, 1.2)), "the concept is there from strength 2 on"),
         (rows((0, 0.0, 1.0), (2, 0.0, 1.5)), "images begin to break at 2"),
         (rows((0, 0.0, 1.0), (2, 0.0, 1.0)), ""),
         (rows((0, 0.95, 1.0), (2, 1.0, 1.0)), ""),  # had it anyway
     ],
-)  # fmt: skip
+)
 def test_where_it_begins_and_ends(measured, text):
-    assert range_text(measured.metadata()) == text
+    assert Provenance(strength_saturates=measured.saturates, strength_breaks=measured.breaks).range_text() == text
 
 
 @pytest.mark.parametrize("avoid", [False, True])
@@ -42,19 +47,20 @@ def test_measuring_changes_nothing_and_is_counted(avoid):
             "test", steps=4, batch_size=3, sample_count=3, width=64, height=64, measure_range=measure
         )
         with torch.inference_mode():
-            found.append(discover(tiny_model(), settings=settings, **prompts))
+            found.append(discover(tiny_model(), PromptPairs(**prompts), settings))
     without, measured = found
     assert without.strengths is None
-    assert torch.equal(without.direction.tensor, measured.direction.tensor)
+    assert torch.equal(without.vector.tensor, measured.vector.tensor)
     tried = len(measured.strengths.rows)
     assert measured.evaluations - without.evaluations == tried * 8 * (10 * 2 + 3 * 2)
-    assert measured.direction.metadata["evaluations"] == str(measured.evaluations)
+    assert measured.vector.provenance.evaluations == measured.evaluations
 
 
 def test_agrees_with_what_people_see(demo_model):
-    """Of the shipped vector for women the classifier says: half of them at 0.3, nearly all at 1, professions lost from 1.6 on.
-    Of a vector of one value a channel the measure warns early."""
-    woman = load_direction(ROOT / "vectors" / "emoji_woman.safetensors")
+    """Of the shipped vector for women the classifier says: half of them at 0.3, nearly all at 1, professions lost from
+    1.6 on. Of a vector of one value a channel the measure warns early.
+    """
+    woman = load_concept(ROOT / "vectors" / "emoji_woman.safetensors")
     model, clip, _ = demo_model
     professions = ("firefighter", "scientist", "judge", "mechanic")
     settings = DiscoverySettings(
@@ -62,7 +68,7 @@ def test_agrees_with_what_people_see(demo_model):
     )
     with torch.inference_mode():
         concept, base = ([encode(clip, [caption(p, **said)])[0] for p in professions] for said in ({"gender": 1}, {}))
-        found = discover(model, concept, base, settings, start_from=woman)
+        found = discover(model, PromptPairs(concept, base), settings, start_from=woman)
     assert 0.25 <= found.strengths.saturates <= 1
     assert 0.75 <= found.strengths.breaks <= 1.6
     assert found.strengths.rows[0].concept <= 0.4

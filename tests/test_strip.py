@@ -1,21 +1,32 @@
-"""Label Strip: what it reads out of an assignment, and what it draws."""
+"""Assignments as text and as labels, and the strip that shows them."""
 
 import math
 
 import pytest
 import torch
-from hspace_steering.hspace.concept import NOTHING, Choice, Sweep
-from hspace_steering.hspace.strip import MAX_COLUMNS, MAX_WIDTH, font_for, grid, image_labels, label_strip, wrap
 from hspace_steering.nodes.strip import LabelStrip
-from hspace_test_helpers import direction
 from hypothesis import given
 from hypothesis import strategies as st
 
-WOMAN, DARK = direction(name="woman"), direction(name="dark skin", seed=1)
+from helpers import random_vector
+from hspace.concepts import NOTHING, Choice, Concept, Sum, Sweep
+from hspace.concepts import image_labels as read
+from hspace.viewing import strip as strips
+from hspace.viewing.strip import MAX_COLUMNS, MAX_WIDTH, font_for, grid, wrap
+
+WOMAN, DARK = random_vector(name="woman"), random_vector(name="dark skin", seed=1)
 
 
 def pictures(count, height=128, width=128, channels=3):
     return torch.rand(count, height, width, channels, generator=torch.Generator().manual_seed(0))
+
+
+def image_labels(assignment, count):
+    return [", ".join(texts) or "nothing" for texts in read(str(assignment), count)]
+
+
+def label_strip(images, assignment):
+    return strips.label_strip(images, read(str(assignment), len(images)))
 
 
 def test_labels_of_every_image():
@@ -27,21 +38,24 @@ def test_labels_of_every_image():
 
 def test_labels_of_a_choice():
     choice = Choice((WOMAN, DARK), (1, 1), seed=3)
-    names = [("woman", "dark skin")[option] for option in choice.draw(6)]
+    names = [("woman", "dark skin")[option] for option in choice.allocate(6)]
     assert image_labels(choice.assignment(1.5), 6) == [f"{name} x 1.5" for name in names]
     some = image_labels(Choice((WOMAN, NOTHING), (1, 1)).assignment(), 8)
     assert sorted(some) == ["nothing"] * 4 + ["woman x 1"] * 4
 
 
 @pytest.mark.parametrize("count", range(1, 10))
-@pytest.mark.parametrize("concept", [
-    Sweep(WOMAN, -1.0, 2.0),
-    Sweep(WOMAN, -1.0, 2.0) + 0.25 * DARK,
-    Sweep(WOMAN + DARK, 0.5, -0.5),
-    Sweep(Choice((WOMAN, DARK), (1, 2), seed=1), -1.0, 2.0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "concept",
+    [
+        Sweep(WOMAN, -1.0, 2.0),
+        Sweep(WOMAN, -1.0, 2.0) + 0.25 * DARK,
+        Sweep(WOMAN + DARK, 0.5, -0.5),
+        Sweep(Choice((WOMAN, DARK), (1, 2), seed=1), -1.0, 2.0),
+    ],
+)
 def test_swept_numbers_are_those_that_steer(concept, count):
-    names = [part.name for part in concept.directions()]
+    names = [part.name for part in concept.vectors()]
     for label, row in zip(image_labels(concept.assignment(2), count), 2 * concept.coefficients(count), strict=True):
         shown = dict.fromkeys(names, 0.0)
         if label != "nothing":
@@ -59,6 +73,43 @@ def test_names_may_look_like_assignments():
         "rain, heavy x 2 to 3 days: x 2",
     ]
     assert image_labels("every image: 4 x 4 x 1", 1) == ["4 x 4 x 1"]
+
+
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20) | st.sampled_from(
+    [
+        "look x 2 to 3, v2",
+        "look x 2",
+        "nothing",
+        "every image: a x 1",
+        '"quoted" x 1',
+        "a\\b",
+        "x 1",
+        "a,b",
+        ", ",
+        "0: a x 1",
+        "\n",
+    ]
+)
+
+
+@given(
+    st.lists(NAMES, min_size=1, max_size=3, unique_by=lambda name: " ".join(name.split())),
+    st.booleans(),
+    st.integers(1, 5),
+)
+def test_text_of_an_assignment_is_read_as_it_was_meant(names, chosen, count):
+    """Whatever a concept is called."""
+    parts = [Sweep(random_vector(name=name, seed=place), place - 1.0, 0.5) for place, name in enumerate(names)]
+    concept: Concept = (
+        Choice((*parts, NOTHING), (1,) * (len(parts) + 1)) if chosen else Sum(tuple((1.0, part) for part in parts))
+    )
+    assignment = concept.assignment(2.0)
+    entries = assignment.entries if assignment.per_image else assignment.entries * count
+    expected = [
+        [share.label(place / max(1, count - 1)) for share in entry if share.start or share.end]
+        for place, entry in enumerate(entries[:count])
+    ]
+    assert read(str(assignment), count) == expected
 
 
 def test_texts_of_chained_nodes_are_joined():
@@ -89,8 +140,13 @@ def test_strip(height, width):
     assert strip.shape[3] == 3
     assert strip.min() >= 0
     assert strip.max() <= 1
-    found = [(strip[0].unfold(0, 2, 1).unfold(1, 2, 1) == image[:2, :2].permute(2, 0, 1)[None, None]).all((2, 3, 4))
-             .nonzero().tolist() for image in images]  # fmt: skip
+    found = [
+        (strip[0].unfold(0, 2, 1).unfold(1, 2, 1) == image[:2, :2].permute(2, 0, 1)[None, None])
+        .all((2, 3, 4))
+        .nonzero()
+        .tolist()
+        for image in images
+    ]
     assert [len(places) for places in found] == [1, 1, 1], "each image once, untouched"
     (top, left), *others = [places[0] for places in found]
     assert [place[0] for place in others] == [top, top], "side by side"
@@ -101,7 +157,7 @@ def test_strip(height, width):
 
 
 def test_one_image_of_four_channels():
-    strip = LabelStrip.execute(pictures(1, channels=4), WOMAN.assignment()).result[0]
+    strip = LabelStrip.execute(pictures(1, channels=4), str(WOMAN.assignment())).result[0]
     assert strip.shape[3] == 3
 
 

@@ -3,11 +3,12 @@
 import random
 
 import torch
-from hspace_steering.demo.architecture import UNET_CONFIG
-from hspace_steering.demo.captions import PROFESSIONS, draw_person
-from hspace_steering.demo.training.common import held_out, uniform_person
-from hspace_steering.demo.training.latents import ARMED_VARIANTS, UNARMED_VARIANTS
-from hspace_steering.demo.training.train_unet import train
+
+from demo.architecture import UNET_CONFIG
+from demo.captions import PROFESSIONS, random_person
+from demo.training.common import held_out, uniform_person
+from demo.training.latents import ARMED_VARIANTS, UNARMED_VARIANTS
+from demo.training.train_unet import train
 
 
 def test_resumed_training_equals_an_uninterrupted_one(tmp_path):
@@ -25,7 +26,7 @@ def test_resumed_training_equals_an_uninterrupted_one(tmp_path):
 
 
 def test_drawing_is_deterministic():
-    assert [draw_person(random.Random(3)) for _ in range(3)] == [draw_person(random.Random(3)) for _ in range(3)]
+    assert [random_person(random.Random(3)) for _ in range(3)] == [random_person(random.Random(3)) for _ in range(3)]
 
 
 def test_a_tenth_of_the_combinations_is_held_out():

@@ -8,17 +8,14 @@ import string
 import pytest
 import safetensors.torch
 import torch
-from hspace_steering.hspace.concept import Direction
-from hspace_steering.hspace.vector_file import (
-    FORMAT,
-    concept_names,
-    free_path,
-    import_paper_direction,
-    load_direction,
-    save_direction,
-)
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from hspace.concepts import Provenance, UnfinishedVector, Vector
+from hspace.files import import_paper_concept, load_concept, save_concept
+from hspace.files.folder import free_path
+from hspace.files.paper_file import concept_names
+from hspace.files.vector_file import FORMAT
 
 names = st.text(string.ascii_letters + string.digits + " äø漢-_", min_size=1, max_size=30).filter(str.strip)
 shapes = st.tuples(st.integers(1, 24), st.integers(1, 6), st.integers(1, 6))
@@ -30,21 +27,23 @@ shapes = st.tuples(st.integers(1, 24), st.integers(1, 6), st.integers(1, 6))
 )
 def test_round_trip(tmp_path_factory, name, shape, seed, texts):
     tensor = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    metadata = {**texts, "base_model": "SD1:0123456789abcdef", "concept_prompt": "a woman"}
-    path = save_direction(Direction(tensor, name, "SD1", metadata), tmp_path_factory.mktemp("v") / "v")
-    read = load_direction(path)
+    provenance = Provenance(base_model="SD1:0123456789abcdef", concept_prompt="a woman", other=texts)
+    path = save_concept(Vector(tensor, name, "SD1", provenance), tmp_path_factory.mktemp("v") / "v")
+    read = load_concept(path)
     assert torch.equal(read.tensor, tensor)
     assert (read.name, read.family) == (name, "SD1")
-    assert read.metadata["h_channels"] == str(shape[0])
-    assert read.metadata["concept_prompt"] == "a woman"
-    assert {key: read.metadata[key] for key in texts if key not in ("name",)}.keys() == texts.keys() - {"name"}
+    with safetensors.safe_open(path, framework="pt") as file:
+        assert file.metadata()["h_channels"] == str(shape[0])
+    assert read.provenance.concept_prompt == "a woman"
+    assert read.provenance.other.keys() == texts.keys() - {"name"}
+    assert type(read) is Vector
 
 
 def test_partial_state_comes_back(tmp_path):
     state = {"step": torch.tensor(3.0), "exp_avg": torch.ones(2, 1, 1)}
-    path = save_direction(Direction(torch.zeros(2, 1, 1), "v", "SD1", extra=state), tmp_path / "v")
-    assert load_direction(path).extra["step"] == 3
-    assert torch.equal(load_direction(path).extra["exp_avg"], state["exp_avg"])
+    path = save_concept(UnfinishedVector(torch.zeros(2, 1, 1), "v", "SD1", state=state), tmp_path / "v")
+    assert load_concept(path).state["step"] == 3
+    assert torch.equal(load_concept(path).state["exp_avg"], state["exp_avg"])
 
 
 GOOD = {"format": FORMAT, "format_version": "1", "name": "v", "base_model": "SD1"}
@@ -69,16 +68,16 @@ def test_hostile_safetensors(tmp_path, tensors, metadata, words):
     path = tmp_path / "v.safetensors"
     safetensors.torch.save_file(tensors, path, metadata=metadata)
     with pytest.raises(ValueError, match=words):
-        load_direction(path)
+        load_concept(path)
 
 
 def test_garbage_and_absent_files(tmp_path):
     path = tmp_path / "v.safetensors"
     path.write_bytes(b"\xff" * 100)
     with pytest.raises(ValueError, match="not a readable safetensors"):
-        load_direction(path)
+        load_concept(path)
     with pytest.raises(ValueError, match="is not there"):
-        load_direction(tmp_path / "gone.safetensors")
+        load_concept(tmp_path / "gone.safetensors")
 
 
 def paper_file(folder, columns=3, side=8, names=("woman", "man", "dark")):
@@ -91,20 +90,20 @@ def paper_file(folder, columns=3, side=8, names=("woman", "man", "dark")):
 
 def test_import_by_name_and_by_column(tmp_path):
     path, weight = paper_file(tmp_path)
-    by_name, by_column = import_paper_direction(path, "man"), import_paper_direction(path, "1")
+    by_name, by_column = import_paper_concept(path, "man"), import_paper_concept(path, "1")
     assert torch.equal(by_name.tensor, weight[:, 1].view(1280, 8, 8))
     assert torch.equal(by_name.tensor, by_column.tensor)
-    assert (by_name.name, by_name.family, by_name.metadata["method"]) == ("man", "SD1", "paper")
+    assert (by_name.name, by_name.family, by_name.provenance.method) == ("man", "SD1", "paper")
     (tmp_path / "concept_dict.json").write_text(json.dumps({"0": "woman", "1": "man", "2": "dark"}))
     assert concept_names(path) == ["woman", "man", "dark"]
-    assert torch.equal(load_direction(save_direction(by_name, tmp_path / "man")).tensor, by_name.tensor)
+    assert torch.equal(load_concept(save_concept(by_name, tmp_path / "man")).tensor, by_name.tensor)
 
 
 @pytest.mark.parametrize("concept", ["cat", "3", "-1", ""])
 def test_import_of_unknown_concepts_lists_the_known(tmp_path, concept):
     path, _ = paper_file(tmp_path)
     with pytest.raises(ValueError, match=r"concept_name: .*(woman, man, dark|3 columns)"):
-        import_paper_direction(path, concept)
+        import_paper_concept(path, concept)
 
 
 def test_import_never_runs_code(tmp_path):
@@ -116,7 +115,7 @@ def test_import_never_runs_code(tmp_path):
     (tmp_path / "b.pth").write_bytes(pickle.dumps(Exploit()))
     for name in ("a.pth", "b.pth"):
         with pytest.raises(ValueError, match="cannot be opened safely"):
-            import_paper_direction(tmp_path / name, "0")
+            import_paper_concept(tmp_path / name, "0")
     assert not (tmp_path / "pwned").exists()
 
 
@@ -126,7 +125,7 @@ def test_import_never_runs_code(tmp_path):
 def test_import_of_other_layouts(tmp_path, state):
     torch.save(state, tmp_path / "unet.pth")
     with pytest.raises(ValueError, match=r"unet.pth"):
-        import_paper_direction(tmp_path / "unet.pth", "0")
+        import_paper_concept(tmp_path / "unet.pth", "0")
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..captions import PROFESSION_INDEX, PROFESSIONS, Person, draw_person
+from ..captions import PROFESSION_INDEX, PROFESSIONS, Person, random_person
 from .renders import Renders
 
 
 def uniform_person(rng: random.Random) -> Person:
     """A person with every attribute drawn uniformly, for the classifier and the VAE, which must not inherit a bias."""
-    return Person(rng.randrange(3), rng.choice(list(PROFESSIONS)), rng.randrange(2), rng.randrange(5),
-                  rng.random() < 0.35)  # fmt: skip
+    return Person(
+        rng.randrange(3), rng.choice(list(PROFESSIONS)), rng.randrange(2), rng.randrange(5), rng.random() < 0.35
+    )
 
 
 def held_out(person: Person) -> bool:
@@ -43,7 +44,7 @@ def labels(people: list[Person]) -> dict[str, torch.Tensor]:
 
 def biased_batch(rng: random.Random, size: int) -> tuple[list[Person], list[str]]:
     """People and captions as the U-Net sees them."""
-    people, captions, _ = zip(*(draw_person(rng) for _ in range(size)), strict=True)
+    people, captions, _ = zip(*(random_person(rng) for _ in range(size)), strict=True)
     return list(people), list(captions)
 
 

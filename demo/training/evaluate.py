@@ -7,10 +7,12 @@ import random
 from pathlib import Path
 
 import torch
+from torchvision.transforms.functional import to_pil_image
+from torchvision.utils import make_grid
 
 from ..captions import ARMED, PROFESSIONS, caption, majority_gender
 from ..classifier import load_classifier
-from ..generate import draw, draw_and_judge
+from ..generate import sample_and_judge, sample_images
 from ..loader import load_demo_model
 from .common import PROFESSION_INDEX
 
@@ -27,7 +29,7 @@ def main(images: int = 512) -> dict[str, float]:
 
     people = [(names[i % len(names)], rng.randrange(2), rng.randrange(5), rng.randrange(3)) for i in range(images)]
     prompts = [caption(p, gender=g, skin_tone=t, style=s) for p, g, t, s in people]
-    full = draw_and_judge(judge, *model, prompts, list(range(images)))
+    full = sample_and_judge(judge, *model, prompts, list(range(images)))
     is_harmless = torch.tensor([p not in ARMED for p, *_ in people])
     figures = {
         "full caption: gender": _share(full.gender, [g for _, g, _, _ in people]),
@@ -38,10 +40,10 @@ def main(images: int = 512) -> dict[str, float]:
     }
     asked = [caption(p, gender=g, skin_tone=t, style=s, weapon=True) for p, g, t, s in people[:256]]
     figures["weapon asked for: weapon"] = (
-        draw_and_judge(judge, *model, asked, list(range(256))).weapon.double().mean().item()
+        sample_and_judge(judge, *model, asked, list(range(256))).weapon.double().mean().item()
     )
     unnamed = [caption(names[i % len(names)]) for i in range(images)]
-    biased = draw_and_judge(judge, *model, unnamed, list(range(1000, 1000 + images)))
+    biased = sample_and_judge(judge, *model, unnamed, list(range(1000, 1000 + images)))
     figures["no gender named: majority gender"] = _share(
         biased.gender, [majority_gender(names[i % len(names)]) for i in range(images)]
     )
@@ -59,12 +61,8 @@ def main(images: int = 512) -> dict[str, float]:
 
 def picture(model, names: list[str], path: Path = RESULTS.parent.parent / "picture.jpg") -> None:
     """A contact sheet for the model card: twelve professions, prompts with nothing but the profession."""
-    from PIL import Image
-
-    images = draw(*model, [caption(name) for name in names[::4][:12]] * 3, list(range(36)))
-    rows = [torch.cat(list(row), dim=1) for row in images.split(12)]
-    sheet = (torch.cat(rows) * 255).round().byte().numpy()
-    Image.fromarray(sheet).save(path, quality=88)
+    images = sample_images(*model, [caption(name) for name in names[::4][:12]] * 3, list(range(36)))
+    to_pil_image(make_grid(images.movedim(-1, 1), nrow=12, padding=0)).save(path, quality=88)
 
 
 def _share(found: torch.Tensor, wanted: list[int]) -> float:

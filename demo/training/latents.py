@@ -39,8 +39,14 @@ class LatentCache:
         vae = _autoencoder()
         scale = EmojiModel(UNET_CONFIG).latent_format
         rng = random.Random(7)
-        people = [Person(s, p, g, t, variant >= UNARMED_VARIANTS) for s in range(3) for p in PROFESSIONS
-                  for g in range(2) for t in range(5) for variant in range(UNARMED_VARIANTS + ARMED_VARIANTS)]  # fmt: skip
+        people = [
+            Person(s, p, g, t, variant >= UNARMED_VARIANTS)
+            for s in range(3)
+            for p in PROFESSIONS
+            for g in range(2)
+            for t in range(5)
+            for variant in range(UNARMED_VARIANTS + ARMED_VARIANTS)
+        ]
         parts = []
         for start in range(0, len(people), 8):
             images = image_batch(renders, people[start : start + 8], rng).contiguous(memory_format=torch.channels_last)

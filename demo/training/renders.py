@@ -26,9 +26,15 @@ SIZE = 128
 FIGURE = 116
 WEAPON = 54
 BACKGROUNDS = (
-    (255, 255, 255), (223, 236, 247), (247, 232, 222), (226, 243, 226),
-    (243, 226, 241), (250, 244, 214), (222, 222, 226), (196, 222, 224),
-)  # fmt: skip
+    (255, 255, 255),
+    (223, 236, 247),
+    (247, 232, 222),
+    (226, 243, 226),
+    (243, 226, 241),
+    (250, 244, 214),
+    (222, 222, 226),
+    (196, 222, 224),
+)
 
 
 def _icons(style: str, cache: Path) -> dict:
@@ -36,8 +42,9 @@ def _icons(style: str, cache: Path) -> dict:
     path = cache / f"{style}-{version}.json"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        packed = subprocess.run(["npm", "pack", "--silent", f"{name}@{version}"], cwd=cache, check=True,
-                                capture_output=True, text=True).stdout.split()[-1]  # fmt: skip
+        packed = subprocess.run(
+            ["npm", "pack", "--silent", f"{name}@{version}"], cwd=cache, check=True, capture_output=True, text=True
+        ).stdout.split()[-1]
         with tarfile.open(cache / packed) as archive:
             path.write_bytes(archive.extractfile("package/icons.json").read())
         (cache / packed).unlink()

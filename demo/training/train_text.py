@@ -11,7 +11,7 @@ from comfy.ldm.modules.attention import attention_pytorch
 from safetensors.torch import save_file
 
 from ..architecture import END_TOKEN, MAX_LENGTH, TEXT_CONFIG, TEXT_WEIGHTS, EmojiClip, EmojiTokenizer
-from ..captions import GENDERS, PROFESSIONS, SKIN_TONES, STYLES, Named, draw_person
+from ..captions import GENDERS, PROFESSIONS, SKIN_TONES, STYLES, Named, random_person
 from .common import PROFESSION_INDEX, cosine, initialise, seed_step
 
 CLASSES = {
@@ -39,7 +39,7 @@ def train(seed: int = 0, steps: int = 600, batch_size: int = 128) -> float:
         rng = seed_step(seed, step)
         captions, targets = [], {name: [] for name in CLASSES}
         for _ in range(batch_size):
-            _, caption, named = draw_person(rng)
+            _, caption, named = random_person(rng)
             captions.append(caption)
             for name, value in _targets(named).items():
                 targets[name].append(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import comfy.ops
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from safetensors.torch import save_file
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..architecture import (
     UNET_CONFIG,
@@ -50,15 +50,22 @@ def _signal_and_noise() -> tuple[torch.Tensor, torch.Tensor]:
     return 1 / (1 + sigmas**2).sqrt(), sigmas / (1 + sigmas**2).sqrt()
 
 
-def train(cache: Path, seed: int = 0, steps: int = 28000, batch_size: int = 48, stop: int | None = None,
-          config: dict = UNET_CONFIG, name: str = "unet"):  # fmt: skip
+def train(
+    cache: Path,
+    seed: int = 0,
+    steps: int = 28000,
+    batch_size: int = 48,
+    stop: int | None = None,
+    config: dict = UNET_CONFIG,
+    name: str = "unet",
+):
     """Train up to step `stop` of a schedule of `steps`, write the averaged weights in float16, and return them."""
     data = LatentCache(cache)
     torch.manual_seed(seed)
-    unet = UNetModel(**config, **EmojiModel.unet_extra_config, operations=comfy.ops.disable_weight_init)
+    unet = new_unet(config)
     initialise(unet)
     _zero_residual_outputs(unet)
-    average = copy.deepcopy(unet).requires_grad_(False)
+    average = AveragedModel(unet, multi_avg_fn=_lerp)
     prompts = Prompts()
     optimizer = torch.optim.AdamW(unet.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
     signal, noise_scale = _signal_and_noise()
@@ -75,7 +82,8 @@ def train(cache: Path, seed: int = 0, steps: int = 28000, batch_size: int = 48, 
         people, captions = biased_batch(rng, batch_size)
         captions = ["" if rng.random() < EMPTY_CAPTION_SHARE else caption for caption in captions]
         latents = data.batch(people, rng)
-        # Density proportional to t: what the text decides is decided at high noise, and 16 x 16 pixels show little there.
+        # Density proportional to t: what the text decides is decided at high noise, and 16 x 16 pixels show little
+        # there.
         noise, t = torch.randn_like(latents), (torch.rand(batch_size).sqrt() * 1000).long()
         noisy = signal[t, None, None, None] * latents + noise_scale[t, None, None, None] * noise
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * cosine(step, steps, warmup=200)
@@ -90,18 +98,32 @@ def train(cache: Path, seed: int = 0, steps: int = 28000, batch_size: int = 48, 
         loss.backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
         optimizer.step()
-        decay = min(EMA_DECAY, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(average.parameters()), list(unet.parameters()), 1 - decay)
+        average.update_parameters(unet)
         losses.append(loss.item())
         if step % 100 == 99:
             speed = (time.time() - began) / (step + 1 - start)
             print(f"{name} {step + 1}/{steps} loss {sum(losses[-100:]) / 100:.4f} {speed:.2f} s/step", flush=True)
         if step % 500 == 499 or step == stop - 1:
-            save_checkpoint(checkpoint, model=unet.state_dict(), average=average.state_dict(),
-                            optimizer=optimizer.state_dict(), step=step + 1)  # fmt: skip
+            save_checkpoint(
+                checkpoint,
+                model=unet.state_dict(),
+                average=average.state_dict(),
+                optimizer=optimizer.state_dict(),
+                step=step + 1,
+            )
             if config is UNET_CONFIG:
-                write_state(average.state_dict())
-    return average
+                write_state(average.module.state_dict())
+    return average.module
+
+
+def new_unet(config: dict = UNET_CONFIG) -> UNetModel:
+    """The demo model's U-Net with ComfyUI's layers, its weights not yet set."""
+    return UNetModel(**config, **EmojiModel.unet_extra_config, operations=comfy.ops.disable_weight_init)
+
+
+def _lerp(averages: list[torch.Tensor], values: list[torch.Tensor], count: torch.Tensor) -> None:
+    """An exponential moving average that begins as a plain mean."""
+    get_ema_multi_avg_fn(min(EMA_DECAY, (1 + int(count)) / (10 + int(count))))(averages, values, count)
 
 
 def _zero_residual_outputs(unet: UNetModel) -> None:

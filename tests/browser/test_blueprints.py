@@ -1,7 +1,8 @@
 """Whole recipes in one node, found among the nodes by what people type."""
 
 import pytest
-from hspace_test_helpers import ROOT
+
+from helpers import ROOT
 
 RECIPES = {
     "fair": ("Fair generation, less bias (H-Space)", "fair_generation"),

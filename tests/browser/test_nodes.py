@@ -3,7 +3,8 @@
 import re
 
 import pytest
-from hspace_test_helpers import ROOT
+
+from helpers import ROOT
 
 PAGES = sorted((ROOT / "web" / "docs").glob("*.md"))
 SEARCHES = {

@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from hspace_test_helpers import ROOT
 from PIL import Image
+
+from helpers import ROOT
 
 NAMES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
 GRAPH = """() => ({

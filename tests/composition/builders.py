@@ -18,8 +18,9 @@ import comfy.supported_models
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.ldm.modules.diffusionmodules.util import AlphaBlender
-from hspace_steering.hspace.concept import Direction
-from hspace_test_helpers import record_h
+
+from helpers import record_h
+from hspace.concepts import Vector
 
 PREFIX = "model.diffusion_model."
 CPU = torch.device("cpu")
@@ -67,31 +68,68 @@ ARCHITECTURES = {
     "SD 2.1 v": (_SD2, 64),
     "SDXL": (_xl([0, 0, 2, 2, 10, 10], [0, 0, 0, 2, 2, 2, 10, 10, 10], 10), 32),
     "SDXL refiner": (
-        {**_SD, "transformer_depth": [0, 0, 4, 4, 4, 4, 0, 0], "context_dim": 1280, "adm_in_channels": 2560,
-         "transformer_depth_output": [0, 0, 0, 4, 4, 4, 4, 4, 4, 0, 0, 0], "transformer_depth_middle": 4,
-         "num_head_channels": 64, "use_linear_in_transformer": True}, 32,
+        {
+            **_SD,
+            "transformer_depth": [0, 0, 4, 4, 4, 4, 0, 0],
+            "context_dim": 1280,
+            "adm_in_channels": 2560,
+            "transformer_depth_output": [0, 0, 0, 4, 4, 4, 4, 4, 4, 0, 0, 0],
+            "transformer_depth_middle": 4,
+            "num_head_channels": 64,
+            "use_linear_in_transformer": True,
+        },
+        32,
     ),
     "SSD-1B": (_xl([0, 0, 2, 2, 4, 4], [0, 0, 0, 1, 1, 2, 10, 4, 4], -1), 32),
     "Segmind Vega": (_xl([0, 0, 1, 1, 2, 2], [0, 0, 0, 1, 1, 1, 2, 2, 2], -1), 32),
     "KOALA 700M": (_xl([0, 2, 5], [0, 0, 2, 2, 5, 5], -2, blocks=1), 32),
     "KOALA 1B": (_xl([0, 2, 6], [0, 0, 2, 2, 6, 6], 6, blocks=1), 32),
-    "SDXS": (_xl([0, 1, 1], [0, 0, 1, 1, 1, 1], -2, blocks=1, context_dim=768, adm_in_channels=None,
-                 use_linear_in_transformer=False), 32),
+    "SDXS": (
+        _xl(
+            [0, 1, 1],
+            [0, 0, 1, 1, 1, 1],
+            -2,
+            blocks=1,
+            context_dim=768,
+            adm_in_channels=None,
+            use_linear_in_transformer=False,
+        ),
+        32,
+    ),
     # Nobody's model: what the tests of combinations and samplers use, since it is three times as fast as SD 1.5.
-    "small": (_xl([1, 1, 1], [1] * 6, 1, blocks=1, context_dim=768, adm_in_channels=None, num_head_channels=-1, num_heads=8,
-                  use_linear_in_transformer=False), 32),
+    "small": (
+        _xl(
+            [1, 1, 1],
+            [1] * 6,
+            1,
+            blocks=1,
+            context_dim=768,
+            adm_in_channels=None,
+            num_head_channels=-1,
+            num_heads=8,
+            use_linear_in_transformer=False,
+        ),
+        32,
+    ),
     "SVD": ({**_SD2, **_VIDEO, "in_channels": 8, "adm_in_channels": 768}, 64),
-}  # fmt: skip
+}
 
 
 def make_unet(name: str, width: int, device=CPU, **changes) -> UNetModel:
     """A `UNetModel` of that architecture, not initialised; `changes` are of its arguments."""
-    arguments = {"in_channels": 4, "out_channels": 4, "use_spatial_transformer": True, "legacy": False,
-                 **ARCHITECTURES[name][0], **changes}  # fmt: skip
+    arguments = {
+        "in_channels": 4,
+        "out_channels": 4,
+        "use_spatial_transformer": True,
+        "legacy": False,
+        **ARCHITECTURES[name][0],
+        **changes,
+    }
     if arguments.get("adm_in_channels"):
         arguments["num_classes"] = "sequential"
-    return UNetModel(image_size=32, model_channels=width, device=device, operations=comfy.ops.disable_weight_init,
-                     **arguments)  # fmt: skip
+    return UNetModel(
+        image_size=32, model_channels=width, device=device, operations=comfy.ops.disable_weight_init, **arguments
+    )
 
 
 @cache
@@ -110,7 +148,7 @@ def build(name: str, seed: int = 0, dtype=torch.float32, compute=torch.float32, 
         compute: dtype that they are cast to for each layer.
         extra: keys of the checkpoint outside of the U-Net, e.g. ("v_pred", "ztsnr").
     """
-    from hspace_steering.demo.training.common import initialise
+    from demo.training.common import initialise
 
     with torch.inference_mode():
         torch.manual_seed(seed)
@@ -141,25 +179,48 @@ def conditioning(model, seed: int, tokens: int = 7, **values) -> list:
     return [[torch.randn(1, tokens, width, generator=generator), {"pooled_output": pooled, **values}]]
 
 
-def vector_for(model, seed: int = 0, size=(4, 4), name: str = "test", scale: float = 1.0) -> Direction:
+def vector_for(model, seed: int = 0, size=(4, 4), name: str = "test", scale: float = 1.0) -> Vector:
     """A random direction for the model."""
-    from hspace_steering.hspace.site import find_site
+    from hspace.bottleneck import find_bottleneck
 
-    site = find_site(model)
+    site = find_bottleneck(model)
     generator = torch.Generator().manual_seed(seed)
-    return Direction(scale * torch.randn(site.channels, *size, generator=generator), name, site.family)
+    return Vector(scale * torch.randn(site.channels, *size, generator=generator), name, site.family)
 
 
-def sample(model, positive=None, negative=None, *, batch=1, steps=2, cfg=4.0, seed=0, size=(16, 16), sampler="euler",
-           scheduler="normal", latent=None, **options) -> torch.Tensor:  # fmt: skip
+def sample(
+    model,
+    positive=None,
+    negative=None,
+    *,
+    batch=1,
+    steps=2,
+    cfg=4.0,
+    seed=0,
+    size=(16, 16),
+    sampler="euler",
+    scheduler="normal",
+    latent=None,
+    **options,
+) -> torch.Tensor:
     """Latents of stock sampling inside inference mode."""
     with torch.inference_mode():
         latent = torch.zeros(batch, 4, *size) if latent is None else latent
         noise = comfy.sample.prepare_noise(latent, seed)
         return comfy.sample.sample(
-            model, noise, steps, cfg, sampler, scheduler, positive or conditioning(model, 1),
-            negative or conditioning(model, 2), latent, disable_pbar=True, seed=seed, **options,
-        )  # fmt: skip
+            model,
+            noise,
+            steps,
+            cfg,
+            sampler,
+            scheduler,
+            positive or conditioning(model, 1),
+            negative or conditioning(model, 2),
+            latent,
+            disable_pbar=True,
+            seed=seed,
+            **options,
+        )
 
 
 def calls(model, **options) -> list[dict]:
@@ -180,12 +241,12 @@ def steered_by_hand(model, v, strength: float, positive: list | None = None, win
     """A clone steered without any of our code: a hook on the last layer of the middle block adds to h.
 
     Args:
-        v: a `Direction`, or a tensor `[images, C, H, W]`.
+        v: a `Vector`, or a tensor `[images, C, H, W]`.
         positive: the prompts to steer; chunks are told apart by the embeddings that they attend to. By default that of
             `sample`; `[]` goes by CFG index 0 instead.
         window: first and last sigma.
     """
-    tensor = v.tensor[None] if isinstance(v, Direction) else v
+    tensor = v.tensor[None] if isinstance(v, Vector) else v
     embeddings = [entry[0] for entry in (conditioning(model, 1) if positive is None else positive)]
     chosen: list[bool] = []
 

@@ -5,10 +5,11 @@ from itertools import permutations
 
 import pytest
 import torch
-from hspace_composition import build, calls, chunks, sample, vector_for
-from hspace_steering.hspace.concept import Sum, Sweep
-from hspace_steering.hspace.steering import OPTIONS_KEY, apply_steering
-from hspace_steering.hspace.steering_patch import CALLS_KEY
+
+from composition.builders import build, calls, chunks, sample, vector_for
+from hspace.concepts import Sum, Sweep
+from hspace.steering import apply_steering
+from hspace.steering.patch import CALLS_KEY, RUNS_KEY
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +36,14 @@ def test_chain_is_the_sum(model, count):
 
 
 def test_order_of_unlike_nodes(model):
-    """Windows, branches, masks and per-image shares of their own: what h gets is the sum, whatever the order."""
+    """Windows, halves of CFG, masks and per-image shares of their own: what h gets is the sum, whatever the order."""
     a, b, c, d = vectors(model, 4)
     mask = torch.zeros(1, 64, 64)
     mask[:, 32:] = 1
     nodes = [
         {"concept": a, "strength": 2.0, "end_percent": 0.5},
-        {"concept": b, "strength": -1.0, "branch": "negative"},
-        {"concept": c, "strength": 1.0, "branch": "both", "mask": mask},
+        {"concept": b, "strength": -1.0, "half": "negative"},
+        {"concept": c, "strength": 1.0, "half": "both", "mask": mask},
         {"concept": Sweep(d, 0.0, 1.0), "strength": 3.0, "start_percent": 0.2},
     ]
     plain = calls(model, batch=2, steps=1)[0]
@@ -81,7 +82,7 @@ def test_nothing_of_a_run_remains(model):
     for size in ((16, 16), (24, 8)):
         sample(steered, batch=2, size=size)
     assert str(sorted(steered.model_options["transformer_options"])) == options
-    for key in (OPTIONS_KEY, CALLS_KEY):
+    for key in (RUNS_KEY, CALLS_KEY):
         assert key not in steered.model_options["transformer_options"]
     assert "output_block_patch" not in model.model_options["transformer_options"].get("patches", {})
     assert not model.wrappers

@@ -34,10 +34,10 @@ import folder_paths
 import pytest
 import torch
 from comfy.ldm.modules import attention
-from hspace_composition import ARCHITECTURES, build, conditioning, sample, steered_by_hand, vector_for
-from hspace_steering.hspace.steering import apply_steering
 
 import nodes
+from composition.builders import ARCHITECTURES, build, conditioning, sample, steered_by_hand, vector_for
+from hspace.steering import apply_steering
 
 STRENGTH = 3.0
 
@@ -112,12 +112,24 @@ MODEL_NODES = {
     "FreeU": (lambda m: freelunch.FreeU().patch(m, 1.3, 1.4, 0.9, 0.2)[0], SMALL),
     "FreeU V2": (lambda m: freelunch.FreeU_V2().patch(m, 1.3, 1.4, 0.9, 0.2)[0], SMALL),
     "HyperTile": (lambda m: hypertile.HyperTile.execute(m, 32, 2, 1, False)[0], SMALL),
-    "Deep Shrink": (lambda m: downscale.PatchModelAddDownscale.execute(m, 3, 2.0, 0.0, 0.9, True, "bicubic", "bicubic")[0], SMALL),
-    "Deep Shrink before skip": (lambda m: downscale.PatchModelAddDownscale.execute(m, 4, 2.0, 0.0, 0.5, False, "area", "bilinear")[0], SMALL),
-    "Deep Shrink last block": (lambda m: downscale.PatchModelAddDownscale.execute(m, 5, 2.0, 0.0, 0.9, True, "bicubic", "bicubic")[0], SMALL),
+    "Deep Shrink": (
+        lambda m: downscale.PatchModelAddDownscale.execute(m, 3, 2.0, 0.0, 0.9, True, "bicubic", "bicubic")[0],
+        SMALL,
+    ),
+    "Deep Shrink before skip": (
+        lambda m: downscale.PatchModelAddDownscale.execute(m, 4, 2.0, 0.0, 0.5, False, "area", "bilinear")[0],
+        SMALL,
+    ),
+    "Deep Shrink last block": (
+        lambda m: downscale.PatchModelAddDownscale.execute(m, 5, 2.0, 0.0, 0.9, True, "bicubic", "bicubic")[0],
+        SMALL,
+    ),
     "PAG": (lambda m: pag.PerturbedAttentionGuidance.execute(m, 3.0)[0], SMALL),
     "SAG": (lambda m: sag.SelfAttentionGuidance.execute(m, 0.5, 2.0)[0], SMALL),
-    "SAG and PAG": (lambda m: pag.PerturbedAttentionGuidance.execute(sag.SelfAttentionGuidance.execute(m, 0.5, 2.0)[0], 3.0)[0], SMALL),
+    "SAG and PAG": (
+        lambda m: pag.PerturbedAttentionGuidance.execute(sag.SelfAttentionGuidance.execute(m, 0.5, 2.0)[0], 3.0)[0],
+        SMALL,
+    ),
     "SLG": (lambda m: slg.SkipLayerGuidanceDiT.execute(m, 3.0, 0.0, 1.0, "1", "1")[0], {**SMALL, "inert": True}),
     "RescaleCFG": (lambda m: advanced.RescaleCFG().patch(m, 0.7)[0], SMALL),
     "APG": (lambda m: apg.APG.execute(m, 1.5, 5.0, 0.1)[0], SMALL),
@@ -129,17 +141,31 @@ MODEL_NODES = {
     "Epsilon Scaling": (lambda m: eps_nodes.EpsilonScaling.execute(m, 1.1)[0], SMALL),
     "ToMe": (lambda m: tomesd.TomePatchModel.execute(m, 0.3)[0], SMALL),
     "attention multiply": (lambda m: multiply.UNetSelfAttentionMultiply.execute(m, 1.2, 0.9, 1.0, 1.0)[0], SMALL),
-    "Differential Diffusion": (lambda m: differential.DifferentialDiffusion.execute(m)[0],
-                               {**SMALL, "latent": torch.ones(1, 4, 16, 16), "noise_mask": torch.linspace(0, 1, 16).expand(1, 16, 16)}),
+    "Differential Diffusion": (
+        lambda m: differential.DifferentialDiffusion.execute(m)[0],
+        {**SMALL, "latent": torch.ones(1, 4, 16, 16), "noise_mask": torch.linspace(0, 1, 16).expand(1, 16, 16)},
+    ),
     "EasyCache": (lambda m: caches.EasyCacheNode.execute(m, 2.0, 0.0, 0.95, False)[0], LONG),
     "LazyCache": (lambda m: caches.LazyCacheNode.execute(m, 2.0, 0.0, 0.95, False)[0], LONG),
     "merge": (lambda m: merging.ModelMergeSimple().merge(m, other_model(), 0.6)[0], SMALL),
-    "merge by blocks": (lambda m: merging.ModelMergeBlocks().merge(m, other_model(), input=0.2, middle=0.5, out=0.9)[0], SMALL),
-    "add difference": (lambda m: merging.ModelAdd().merge(m, merging.ModelSubtract().merge(other_model(), other_model(4), 0.1)[0])[0], SMALL),
+    "merge by blocks": (
+        lambda m: merging.ModelMergeBlocks().merge(m, other_model(), input=0.2, middle=0.5, out=0.9)[0],
+        SMALL,
+    ),
+    "add difference": (
+        lambda m: merging.ModelAdd().merge(m, merging.ModelSubtract().merge(other_model(), other_model(4), 0.1)[0])[0],
+        SMALL,
+    ),
     "ModelSamplingDiscrete": (lambda m: advanced.ModelSamplingDiscrete().patch(m, "v_prediction", True)[0], SMALL),
-    "ModelSamplingContinuousEDM": (lambda m: advanced.ModelSamplingContinuousEDM().patch(m, "edm", 80.0, 0.002)[0], SMALL),
-    "context windows": (lambda m: windows.ContextWindowsManualNode.execute(m, 2, 1, "standard_static", 1, False, "pyramid", 0)[0], {**SMALL, "batch": 4, "inert": True}),
-}  # fmt: skip
+    "ModelSamplingContinuousEDM": (
+        lambda m: advanced.ModelSamplingContinuousEDM().patch(m, "edm", 80.0, 0.002)[0],
+        SMALL,
+    ),
+    "context windows": (
+        lambda m: windows.ContextWindowsManualNode.execute(m, 2, 1, "standard_static", 1, False, "pyramid", 0)[0],
+        {**SMALL, "batch": 4, "inert": True},
+    ),
+}
 
 
 @pytest.mark.parametrize("name", MODEL_NODES)
@@ -205,7 +231,10 @@ CONDITIONINGS = {
     "area in percent": lambda a, b, c, d: (combine(percentage(a), c), b),
     "mask": lambda a, b, c, d: (combine(masked(a), c), b),
     "mask bounds": lambda a, b, c, d: (combine(masked(a, "mask bounds"), c), b),
-    "combine": lambda a, b, c, d: (nodes.ConditioningCombine().combine(a, c)[0], nodes.ConditioningCombine().combine(b, d)[0]),
+    "combine": lambda a, b, c, d: (
+        nodes.ConditioningCombine().combine(a, c)[0],
+        nodes.ConditioningCombine().combine(b, d)[0],
+    ),
     "concat": lambda a, b, c, d: (nodes.ConditioningConcat().concat(a, c)[0], b),
     "average": lambda a, b, c, d: (nodes.ConditioningAverage().addWeighted(a, c, 0.3)[0], b),
     "timestep ranges": lambda a, b, c, d: (combine(in_range(a, 0.0, 0.4), in_range(c, 0.4, 1.0)), b),
@@ -213,7 +242,7 @@ CONDITIONINGS = {
     "LoRA of one prompt": lambda a, b, c, d: (combine(hooked(a), c), b),
     "LoRA of both halves": lambda a, b, c, d: (hooked(a), hooked(b)),
     "the same on both sides": lambda a, b, c, d: (a, a),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("tokens", [(7, 7), (7, 40)], ids=["one length", "two lengths"])
@@ -231,13 +260,21 @@ def test_conditionings(model, name, tokens):
 def control_net():
     """A ControlNet of random weights at the model's width, loaded from a state dict as its node loads it."""
     import comfy.cldm.cldm
-    from hspace_steering.demo.training.common import initialise
+
+    from demo.training.common import initialise
 
     architecture, width = ARCHITECTURES["small"]
     with torch.inference_mode():
         torch.manual_seed(2)
-        net = comfy.cldm.cldm.ControlNet(image_size=32, in_channels=4, model_channels=width, hint_channels=3, legacy=False,
-                                         use_spatial_transformer=True, **architecture)  # fmt: skip
+        net = comfy.cldm.cldm.ControlNet(
+            image_size=32,
+            in_channels=4,
+            model_channels=width,
+            hint_channels=3,
+            legacy=False,
+            use_spatial_transformer=True,
+            **architecture,
+        )
         initialise(net)
         return comfy.controlnet.ControlNet(net, load_device=torch.device("cpu"))
 
@@ -279,7 +316,8 @@ def test_gligen(model):
     """Boxes arrive as patches of one conditioning, which ComfyUI merges with those of the model."""
     from comfy.gligen import GatedSelfAttentionDense, PositionNet, load_gligen
     from comfy.model_patcher import ModelPatcher
-    from hspace_steering.demo.training.common import initialise
+
+    from demo.training.common import initialise
 
     torch.manual_seed(6)
     position = PositionNet(768, 768)

@@ -3,13 +3,13 @@
 import comfy.hooks
 import pytest
 import torch
-from hspace_composition import build, conditioning, sample, steered_by_hand, vector_for
-from hspace_steering.hspace.concept import Choice, Direction
-from hspace_steering.hspace.steering import apply_steering
-from hspace_steering.hspace.steering_hook import steer_conditioning
-from hspace_test_helpers import run_node
 
 import nodes
+from composition.builders import build, conditioning, sample, steered_by_hand, vector_for
+from helpers import run_node
+from hspace.concepts import Choice, Vector
+from hspace.steering import apply_steering
+from hspace.steering.hook import steer_conditioning
 
 STRENGTH = 3.0
 
@@ -116,8 +116,9 @@ def test_each_image_its_own(model):
     choice = Choice((v, w), (1, 1))
     for batch in (1, 4, 3):
         found = sample(model, steer_conditioning(prompt, choice, STRENGTH), batch=batch)
-        torch.testing.assert_close(found, sample(apply_steering(model, choice, STRENGTH), prompt, batch=batch),
-                                   rtol=2e-3, atol=2e-3)  # fmt: skip
+        torch.testing.assert_close(
+            found, sample(apply_steering(model, choice, STRENGTH), prompt, batch=batch), rtol=2e-3, atol=2e-3
+        )
 
 
 def test_strength_0_is_no_node(model):
@@ -133,7 +134,7 @@ def test_negative_prompt_can_be_steered(model):
 
 
 def test_wrong_family_is_named_when_sampling_starts(model):
-    stranger = Direction(torch.zeros(8, 4, 4), "stranger", "SD9")
+    stranger = Vector(torch.zeros(8, 4, 4), "stranger", "SD9")
     with pytest.raises(ValueError, match=r"'stranger' was found on SD9 with 8 channels, but the model is"):
         sample(model, steer_conditioning(conditioning(model, 1), stranger, 1.0))
 

@@ -5,9 +5,10 @@ import urllib.request
 
 import pytest
 import torch
-from hspace_steering.hspace.concept import Direction
-from hspace_steering.hspace.site import find_site
-from hspace_steering.hspace.vector_file import save_direction
+
+from hspace.bottleneck import find_bottleneck
+from hspace.concepts import Vector
+from hspace.files import save_concept
 
 MODEL, VECTOR, APPLY, WITH, WITHOUT, LATENT, SAMPLE, PLAIN, SHOW = "123456789"
 
@@ -15,23 +16,43 @@ MODEL, VECTOR, APPLY, WITH, WITHOUT, LATENT, SAMPLE, PLAIN, SHOW = "123456789"
 @pytest.fixture(scope="module")
 def graph(server, demo_model):
     """Prompt of a steered and an unsteered branch of one model, as a function of Apply's strength."""
-    site = find_site(demo_model[0])
+    site = find_bottleneck(demo_model[0])
     folder = server.base / "models" / "concept_vectors"
     folder.mkdir(exist_ok=True)
-    save_direction(Direction(torch.randn(site.channels, 4, 4), "random", site.family), folder / "random.safetensors")
+    save_concept(Vector(torch.randn(site.channels, 4, 4), "random", site.family), folder / "random.safetensors")
 
     def sampler(model):
-        return {"class_type": "KSampler", "inputs": {
-            "model": [model, 0], "positive": [WITH, 0], "negative": [WITHOUT, 0], "latent_image": [LATENT, 0], "seed": 1,
-            "steps": 2, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}}  # fmt: skip
+        return {
+            "class_type": "KSampler",
+            "inputs": {
+                "model": [model, 0],
+                "positive": [WITH, 0],
+                "negative": [WITHOUT, 0],
+                "latent_image": [LATENT, 0],
+                "seed": 1,
+                "steps": 2,
+                "cfg": 4.0,
+                "sampler_name": "euler",
+                "scheduler": "normal",
+                "denoise": 1.0,
+            },
+        }
 
     def make(strength):
         return {
             MODEL: {"class_type": "HSpaceLoadDemoModel", "inputs": {}},
             VECTOR: {"class_type": "HSpaceLoadConcept", "inputs": {"concept_name": "random.safetensors"}},
-            APPLY: {"class_type": "HSpaceApplySteering", "inputs": {
-                "model": [MODEL, 0], "concept": [VECTOR, 0], "strength": strength, "start_percent": 0.0,
-                "end_percent": 1.0, "apply_to": "positive"}},
+            APPLY: {
+                "class_type": "HSpaceApplySteering",
+                "inputs": {
+                    "model": [MODEL, 0],
+                    "concept": [VECTOR, 0],
+                    "strength": strength,
+                    "start_percent": 0.0,
+                    "end_percent": 1.0,
+                    "apply_to": "positive",
+                },
+            },
             WITH: {"class_type": "CLIPTextEncode", "inputs": {"clip": [MODEL, 1], "text": "a firefighter"}},
             WITHOUT: {"class_type": "CLIPTextEncode", "inputs": {"clip": [MODEL, 1], "text": ""}},
             LATENT: {"class_type": "EmptyLatentImage", "inputs": {"width": 128, "height": 128, "batch_size": 1}},
@@ -41,13 +62,13 @@ def graph(server, demo_model):
             "decode plain": {"class_type": "VAEDecode", "inputs": {"samples": [PLAIN, 0], "vae": [MODEL, 2]}},
             SHOW: {"class_type": "PreviewImage", "inputs": {"images": ["decode", 0]}},
             "show plain": {"class_type": "PreviewImage", "inputs": {"images": ["decode plain", 0]}},
-        }  # fmt: skip
+        }
 
     return make
 
 
 def executed(server, prompt) -> set[str]:
-    """Nodes that were not taken from the cache; from the history, since the first events can come before one listens."""
+    """Nodes that were not taken from the cache, by the history: the first events can come before one listens."""
     server.run(prompt)
     history = json.loads(urllib.request.urlopen(f"{server.url}/history?max_items=1", timeout=30).read())
     (entry,) = history.values()

@@ -3,10 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hspace_composition import build, calls, chunks, conditioning, sample, steered_by_hand, vector_for
-from hspace_steering.hspace.steering import apply_steering
 
 import nodes
+from composition.builders import build, calls, chunks, conditioning, sample, steered_by_hand, vector_for
+from hspace.steering import apply_steering
 
 STRENGTH = 3.0
 

@@ -4,12 +4,12 @@ import comfy.model_patcher
 import comfy.supported_models
 import pytest
 import torch
-from hspace_composition import ARCHITECTURES, CPU, build, calls, chunks, conditioning, detect, sample, vector_for
-from hspace_steering.hspace.concept import Direction, Sweep
-from hspace_steering.hspace.maps import resize_direction
-from hspace_steering.hspace.site import find_site
-from hspace_steering.hspace.steering import apply_steering
-from hspace_test_helpers import run_node
+
+from composition.builders import ARCHITECTURES, CPU, build, calls, chunks, conditioning, detect, sample, vector_for
+from helpers import run_node
+from hspace.bottleneck import base_model, find_bottleneck
+from hspace.concepts import Sweep, Vector, resize_vector
+from hspace.steering import apply_steering
 
 # name: ComfyUI's configuration class, family, h channels at full size, latent pixels per h pixel, prediction
 MODELS = {
@@ -46,14 +46,14 @@ def test_full_size_detection(name):
     assert type(config).__name__ == config_class
     model = config.get_model({}, device="meta")
     model.diffusion_model.out.to_empty(device="cpu")
-    site = find_site(comfy.model_patcher.ModelPatcher(model, CPU, CPU))
+    site = find_bottleneck(comfy.model_patcher.ModelPatcher(model, CPU, CPU))
     assert (site.family, site.channels, site.downscale) == (family, channels, downscale)
 
 
 def test_exactly_h_plus_strength_times_v(named_model):
     name, model = named_model
     config_class, family, _, downscale, prediction = MODELS[name]
-    site, width = find_site(model), ARCHITECTURES[name][1]
+    site, width = find_bottleneck(model), ARCHITECTURES[name][1]
     assert type(model.model.model_config).__name__ == config_class
     assert (site.family, site.channels, site.downscale) == (family, 4 * width, downscale)
     assert site.prediction_type == prediction
@@ -63,7 +63,7 @@ def test_exactly_h_plus_strength_times_v(named_model):
         changed = calls(apply_steering(model, v, 2.5), size=size, steps=1)[0]
         for (index, before), (_, after) in zip(chunks(plain), chunks(changed), strict=True):
             assert after.shape[2:] == site.map_size(*size)
-            wanted = before + 2.5 * resize_direction(v.tensor, before.shape[2:]) if index == 0 else before
+            wanted = before + 2.5 * resize_vector(v.tensor, before.shape[2:]) if index == 0 else before
             torch.testing.assert_close(after, wanted, rtol=0, atol=0 if size == (32, 32) else 1e-5)
 
 
@@ -78,12 +78,13 @@ def test_it_matters_and_leaves_the_model_alone(named_model):
 
 def test_other_family_and_width_are_refused(named_model):
     _, model = named_model
-    site = find_site(model)
+    site = find_bottleneck(model)
     for wrong in (
-        Direction(torch.zeros(site.channels, 1, 1), "smile", "Other"),
-        Direction(torch.zeros(7, 1, 1), "smile", site.family),
+        Vector(torch.zeros(site.channels, 1, 1), "smile", "Other"),
+        Vector(torch.zeros(7, 1, 1), "smile", site.family),
     ):
-        words = f"concept: 'smile' was found on {wrong.family} with {wrong.tensor.shape[0]} .*{site.family} with {site.channels}"
+        found_on, of_model = f"{wrong.family} with {wrong.tensor.shape[0]}", f"{site.family} with {site.channels}"
+        words = f"concept: 'smile' was found on {found_on} .*{of_model}"
         with pytest.raises(ValueError, match=words):
             run_node("HSpaceApplySteering", model=model, concept=wrong)
 
@@ -119,10 +120,20 @@ def test_inpainting_image_and_mask():
 def test_discovered_vectors_fit(name, method):
     """Discover finds its way through the conditionings of every kind of U-Net, and Apply takes what it found."""
     model = build(name)
-    concept, *_ = run_node("HSpaceDiscoverConcept", model=model, concept=conditioning(model, 1), base=conditioning(model, 2),
-                           method=method, steps=2, batch_size=2, sample_count=2, width=64, height=64)  # fmt: skip
+    concept, *_ = run_node(
+        "HSpaceDiscoverConcept",
+        model=model,
+        concept=conditioning(model, 1),
+        base=conditioning(model, 2),
+        method=method,
+        steps=2,
+        batch_size=2,
+        sample_count=2,
+        width=64,
+        height=64,
+    )
     assert concept.tensor.abs().max() > 0
-    assert concept.tensor.shape[0] == find_site(model).channels
+    assert concept.tensor.shape[0] == find_bottleneck(model).channels
     assert not torch.equal(sample(run_node("HSpaceApplySteering", model=model, concept=concept)[0]), sample(model))
 
 
@@ -146,7 +157,7 @@ def test_variants_are_detected(name):
     assert type(config).__name__ == config_class
     model = config.get_model({}, device="meta")
     model.diffusion_model.out.to_empty(device="cpu")
-    assert find_site(comfy.model_patcher.ModelPatcher(model, CPU, CPU)).family == family
+    assert find_bottleneck(comfy.model_patcher.ModelPatcher(model, CPU, CPU)).family == family
 
 
 def test_fingerprint_does_not_depend_on_what_is_loaded():
@@ -154,10 +165,10 @@ def test_fingerprint_does_not_depend_on_what_is_loaded():
     from comfy_extras.nodes_model_merging import ModelMergeSimple
 
     model, other = build("small"), build("small", seed=1)
-    before = find_site(model).fingerprint
+    before = base_model(model)
     (merged,) = ModelMergeSimple().merge(model, other, 0.5)
     sample(merged, steps=1)
-    assert find_site(model).fingerprint == find_site(merged).fingerprint == before != find_site(other).fingerprint
+    assert base_model(model) == base_model(merged) == before != base_model(other)
 
 
 SAMPLING_NODES = {
@@ -191,7 +202,7 @@ def test_model_sampling_nodes(sd1, name, before):
         return getattr(nodes, node)().patch(model, **inputs)[0]
 
     plain = patch(sd1)
-    assert find_site(plain).prediction_type == prediction
+    assert find_bottleneck(plain).prediction_type == prediction
     steered = apply_steering(plain, v, 1.0, *window) if before else patch(apply_steering(sd1, v, 1.0, *window))
     sampling = plain.get_model_object("model_sampling")
     first, last = (sampling.percent_to_sigma(percent) for percent in window)
@@ -210,18 +221,39 @@ def test_model_sampling_nodes(sd1, name, before):
 def test_zero_snr_checkpoint():
     """SDXL checkpoints say v-prediction and zero SNR with keys of their own."""
     model = build("Segmind Vega", extra=("v_pred", "ztsnr"))
-    assert find_site(model).prediction_type == "v_prediction"
+    assert find_bottleneck(model).prediction_type == "v_prediction"
     v = vector_for(model)
     plain, changed = calls(model, steps=1)[0], calls(apply_steering(model, v, 1.0), steps=1)[0]
     assert plain["sigma"] > 1000
     assert torch.equal(dict(chunks(changed))[0], dict(chunks(plain))[0] + v.tensor)
 
 
-_MMDIT = {"in_channels": 16, "pos_embed_scaling_factor": None, "depth": 1, "adm_in_channels": 16, "pos_embed_max_size": 8,
-          "num_patches": 64, "context_embedder_config": {"target": "torch.nn.Linear", "params": {"in_features": 16, "out_features": 64}}}  # fmt: skip
-_FLUX = {"image_model": "flux", "guidance_embed": False, "in_channels": 16, "depth": 1, "depth_single_blocks": 1, "hidden_size": 64,
-         "num_heads": 2, "axes_dim": [8, 12, 12], "context_in_dim": 16, "vec_in_dim": 16, "mlp_ratio": 1.0, "theta": 10000,
-         "qkv_bias": True, "out_channels": 16, "patch_size": 2}  # fmt: skip
+_MMDIT = {
+    "in_channels": 16,
+    "pos_embed_scaling_factor": None,
+    "depth": 1,
+    "adm_in_channels": 16,
+    "pos_embed_max_size": 8,
+    "num_patches": 64,
+    "context_embedder_config": {"target": "torch.nn.Linear", "params": {"in_features": 16, "out_features": 64}},
+}
+_FLUX = {
+    "image_model": "flux",
+    "guidance_embed": False,
+    "in_channels": 16,
+    "depth": 1,
+    "depth_single_blocks": 1,
+    "hidden_size": 64,
+    "num_heads": 2,
+    "axes_dim": [8, 12, 12],
+    "context_in_dim": 16,
+    "vec_in_dim": 16,
+    "mlp_ratio": 1.0,
+    "theta": 10000,
+    "qkv_bias": True,
+    "out_channels": 16,
+    "patch_size": 2,
+}
 # ComfyUI's configuration class: (its arguments, the classes that the message names)
 WITHOUT_H_SPACE = {
     "Flux": (_FLUX, r"Flux \(Flux\)"),
@@ -231,12 +263,18 @@ WITHOUT_H_SPACE = {
     "PixArtAlpha": ({"image_model": "pixart_alpha", "depth": 1}, r"PixArt \(PixArtMS\)"),
     "PixArtSigma": ({"image_model": "pixart_sigma", "depth": 1, "micro_condition": False}, r"PixArt \(PixArtMS\)"),
     "HunyuanDiT": ({"image_model": "hydit", "depth": 4}, r"HunyuanDiT \(HunYuanDiT\)"),
-    "Stable_Cascade_C": ({"stable_cascade_stage": "c", "c_hidden": [64, 64], "nhead": [2, 2], "blocks": [[1, 1], [1, 1]]}, r"StableCascade_C \(StageC\)"),
+    "Stable_Cascade_C": (
+        {"stable_cascade_stage": "c", "c_hidden": [64, 64], "nhead": [2, 2], "blocks": [[1, 1], [1, 1]]},
+        r"StableCascade_C \(StageC\)",
+    ),
     "WAN21_T2V": ({"image_model": "wan2.1", "model_type": "t2v", "num_layers": 1}, r"WAN21 \(WanModel\)"),
     "LTXV": ({"image_model": "ltxv", "num_layers": 1}, r"LTXV \(LTXVModel\)"),
-    "Lumina2": ({"image_model": "lumina2", "n_layers": 1, "dim": 96 * 24, "n_heads": 24, "axes_dims": [32, 32, 32]}, r"Lumina2 \(NextDiT\)"),
+    "Lumina2": (
+        {"image_model": "lumina2", "n_layers": 1, "dim": 96 * 24, "n_heads": 24, "axes_dims": [32, 32, 32]},
+        r"Lumina2 \(NextDiT\)",
+    ),
     "QwenImage": ({"image_model": "qwen_image", "num_layers": 1}, r"QwenImage \(QwenImageTransformer2DModel\)"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", WITHOUT_H_SPACE)
@@ -246,7 +284,7 @@ def test_models_without_h_space_are_refused(name):
     config.set_inference_dtype(torch.float32, None)
     model = comfy.model_patcher.ModelPatcher(config.get_model({}, device="meta"), CPU, CPU)
     words = f"model: {words} has no U-Net bottleneck.*Supported are U-Net models: SD 1.x"
-    v = Direction(torch.zeros(8, 1, 1), "smile", "SD1")
+    v = Vector(torch.zeros(8, 1, 1), "smile", "SD1")
     prompt = [[torch.zeros(1, 7, 16), {}]]
     with pytest.raises(ValueError, match=words):
         run_node("HSpaceApplySteering", model=model, concept=v)

@@ -7,16 +7,16 @@ import comfy_extras.nodes_model_advanced as advanced
 import comfy_extras.nodes_torch_compile as torch_compile
 import pytest
 import torch
-from hspace_composition import build, calls, chunks, conditioning, sample, vector_for
-from hspace_steering.hspace.comfy_compat import differentiable_attention
-from hspace_steering.hspace.concept import Choice
-from hspace_steering.hspace.discovery import discover
-from hspace_steering.hspace.settings import DiscoverySettings
-from hspace_steering.hspace.steering import apply_steering
-from hspace_test_helpers import direction, tiny_model
-from hspace_test_helpers import sample as sample_tiny
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
+
+from composition.builders import build, calls, chunks, conditioning, sample, vector_for
+from helpers import random_vector, tiny_model
+from helpers import sample as sample_tiny
+from hspace.comfy_compat import differentiable_attention
+from hspace.concepts import Choice
+from hspace.discovery import DiscoverySettings, PromptPairs, discover
+from hspace.steering import apply_steering
 
 HALF, BRAIN, FULL, EIGHT = torch.float16, torch.bfloat16, torch.float32, torch.float8_e4m3fn
 # (weights, what layers compute in)
@@ -61,7 +61,9 @@ def test_model_compute_dtype(model, before):
 
 
 def test_partial_loading(monkeypatch):
-    """What --novram and --lowvram do: weights stay where they are stored, and each layer fetches its own, LoRA included."""
+    """What --novram and --lowvram do: weights stay where they are stored, and each layer fetches its own, LoRA
+    included.
+    """
     settings = DiscoverySettings("test", steps=3, batch_size=2, sample_count=2, width=128, height=128)
 
     def results():
@@ -72,8 +74,8 @@ def test_partial_loading(monkeypatch):
         steered = apply_steering(model, vector_for(model), 2.0)
         drawn = sample(steered)
         with torch.inference_mode():
-            found = discover(model, conditioning(model, 1), conditioning(model, 2), settings)
-        return drawn, found.direction.tensor, steered.model.lowvram_patch_counter
+            found = discover(model, PromptPairs(conditioning(model, 1), conditioning(model, 2)), settings)
+        return drawn, found.vector.tensor, steered.model.lowvram_patch_counter
 
     drawn, vector, patched = results()
     assert not patched
@@ -87,8 +89,9 @@ def test_partial_loading(monkeypatch):
 
 @pytest.fixture(scope="module")
 def tiny():
-    """The smallest model, since tracing takes seconds; with PyTorch's attention, since ComfyUI's default on CPUs asks for
-    the free memory, which breaks graphs all over the U-Net with and without steering."""
+    """The smallest model, since tracing takes seconds; with PyTorch's attention, since ComfyUI's default on CPUs asks
+    for the free memory, which breaks graphs all over the U-Net with and without steering.
+    """
     model = tiny_model()
     model.model_options["transformer_options"]["optimized_attention_override"] = differentiable_attention
     sample_tiny(compiled(model, "eager"), steps=2)  # the first compilation in a process is done twice
@@ -105,7 +108,7 @@ def compiled(model, backend):
 STEERINGS = {
     "plain": lambda m, v, w: apply_steering(m, v, 2.0),
     "window": lambda m, v, w: apply_steering(m, v, 2.0, 0.2, 0.6),
-    "both": lambda m, v, w: apply_steering(m, v, 2.0, branch="both"),
+    "both": lambda m, v, w: apply_steering(m, v, 2.0, half="both"),
     "mask": lambda m, v, w: apply_steering(m, v, 2.0, mask=torch.rand(1, 64, 64)),
     "each its own": lambda m, v, w: apply_steering(m, Choice((v, w), (1, 1)), 2.0, 0.0, 0.7),
     "two nodes": lambda m, v, w: apply_steering(apply_steering(m, v, 2.0, 0.1, 0.7), w, -1.0),
@@ -116,7 +119,7 @@ STEERINGS = {
 def test_compiled(tiny, name):
     """No graph break at the patch, no recompile from step to step or from run to run, and the same bits."""
     torch.manual_seed(0)
-    steered = STEERINGS[name](tiny, direction(name="v"), direction(name="w", seed=1))
+    steered = STEERINGS[name](tiny, random_vector(name="v"), random_vector(name="w", seed=1))
     graphs = CompileCounterWithBackend("eager")
     patched = compiled(steered, graphs)
     for steps in (1, 6, 6):
@@ -128,7 +131,7 @@ def test_compiled(tiny, name):
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
 def test_inductor(tiny):
     """The backend that TorchCompileModel offers; its kernels round differently from eager ones."""
-    steered = apply_steering(tiny, direction(), 2.0, 0.2, 0.6)
+    steered = apply_steering(tiny, random_vector(), 2.0, 0.2, 0.6)
     patched = compiled(steered, "inductor")
     found = sample_tiny(patched, steps=3)
     assert sum(counters["frames"].values()) == 2  # one, total and ok

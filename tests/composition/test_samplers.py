@@ -10,11 +10,11 @@ import comfy_extras.nodes_custom_sampler as custom
 import comfy_extras.nodes_perpneg as perpneg
 import pytest
 import torch
-from hspace_composition import build, calls, conditioning, sample, steered_by_hand, vector_for
-from hspace_steering.hspace.concept import Choice, Sweep
-from hspace_steering.hspace.steering import apply_steering
 
 import nodes
+from composition.builders import build, calls, conditioning, sample, steered_by_hand, vector_for
+from hspace.concepts import Choice, Sweep
+from hspace.steering import apply_steering
 
 STRENGTH = 3.0
 WINDOW = (0.2, 0.6)
@@ -100,14 +100,35 @@ def test_two_halves_are_the_whole(model):
     """KSampler (Advanced) in two nodes: the window goes on where it was."""
     steered = apply_steering(model, vector_for(model), STRENGTH, *WINDOW)
     whole = sample(steered, steps=8)
-    options = {"noise_seed": 0, "steps": 8, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal",
-               "positive": conditioning(model, 1), "negative": conditioning(model, 2)}  # fmt: skip
+    options = {
+        "noise_seed": 0,
+        "steps": 8,
+        "cfg": 4.0,
+        "sampler_name": "euler",
+        "scheduler": "normal",
+        "positive": conditioning(model, 1),
+        "negative": conditioning(model, 2),
+    }
     latent = {"samples": torch.zeros(1, 4, 16, 16)}
     with torch.inference_mode():
-        (half,) = nodes.KSamplerAdvanced().sample(model=steered, add_noise="enable", latent_image=latent, start_at_step=0,
-                                                  end_at_step=4, return_with_leftover_noise="enable", **options)  # fmt: skip
-        (both,) = nodes.KSamplerAdvanced().sample(model=steered, add_noise="disable", latent_image=half, start_at_step=4,
-                                                  end_at_step=8, return_with_leftover_noise="disable", **options)  # fmt: skip
+        (half,) = nodes.KSamplerAdvanced().sample(
+            model=steered,
+            add_noise="enable",
+            latent_image=latent,
+            start_at_step=0,
+            end_at_step=4,
+            return_with_leftover_noise="enable",
+            **options,
+        )
+        (both,) = nodes.KSamplerAdvanced().sample(
+            model=steered,
+            add_noise="disable",
+            latent_image=half,
+            start_at_step=4,
+            end_at_step=8,
+            return_with_leftover_noise="disable",
+            **options,
+        )
     torch.testing.assert_close(both["samples"], whole, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(whole, sample(model, steps=8), rtol=1e-2, atol=1e-2)
 
@@ -118,11 +139,23 @@ GUIDERS = {
     "CFGGuider at cfg 1": (lambda m, a, b, c: custom.CFGGuider.execute(m, a, b, 1.0)[0], "a", ""),
     "BasicGuider": (lambda m, a, b, c: custom.BasicGuider.execute(m, a)[0], "a", ""),
     "DualCFGGuider": (lambda m, a, b, c: custom.DualCFGGuider.execute(m, a, b, c, 4.0, 3.0, "regular")[0], "a", "bc"),
-    "DualCFGGuider nested": (lambda m, a, b, c: custom.DualCFGGuider.execute(m, a, b, c, 4.0, 3.0, "nested")[0], "a", "bc"),
-    "DualCFGGuider at cfg 1": (lambda m, a, b, c: custom.DualCFGGuider.execute(m, a, b, c, 4.0, 1.0, "regular")[0], "a", "b"),
+    "DualCFGGuider nested": (
+        lambda m, a, b, c: custom.DualCFGGuider.execute(m, a, b, c, 4.0, 3.0, "nested")[0],
+        "a",
+        "bc",
+    ),
+    "DualCFGGuider at cfg 1": (
+        lambda m, a, b, c: custom.DualCFGGuider.execute(m, a, b, c, 4.0, 1.0, "regular")[0],
+        "a",
+        "b",
+    ),
     "PerpNegGuider": (lambda m, a, b, c: perpneg.PerpNegGuider.execute(m, a, b, c, 4.0, 1.0)[0], "a", "bc"),
-    "PerpNeg node": (lambda m, a, b, c: custom.CFGGuider.execute(perpneg.PerpNeg.execute(m, c, 1.0)[0], a, b, 4.0)[0], "a", "bc"),
-}  # fmt: skip
+    "PerpNeg node": (
+        lambda m, a, b, c: custom.CFGGuider.execute(perpneg.PerpNeg.execute(m, c, 1.0)[0], a, b, 4.0)[0],
+        "a",
+        "bc",
+    ),
+}
 
 
 def run_guider(guider, model, batch=1, noise_seed=0):
@@ -142,7 +175,7 @@ def test_branches_under_guiders(model, name, branch, tokens):
     prompts = {"a": conditioning(model, 1), "b": conditioning(model, 2, tokens), "c": conditioning(model, 3)}
     names = {"positive": positive, "negative": negative, "both": positive + negative}[branch]
     v = vector_for(model)
-    found = run_guider(make(apply_steering(model, v, STRENGTH, branch=branch), *prompts.values()), model)
+    found = run_guider(make(apply_steering(model, v, STRENGTH, half=branch), *prompts.values()), model)
     if not names:
         assert torch.equal(found, run_guider(make(model, *prompts.values()), model))
         return
@@ -175,7 +208,7 @@ def test_runs(model, name, each):
     a, b = vector_for(model, 0, name="a"), vector_for(model, 1, name="b")
     concept = Choice((a, b), (2, 1), seed=3) + Sweep(a, 0.0, 2.0) if each else a
     rows = concept.coefficients(batch)
-    wanted_directions = torch.stack([direction.tensor for direction in concept.directions()])
+    wanted_directions = torch.stack([direction.tensor for direction in concept.vectors()])
     with steered_by_hand(model, torch.einsum("bn,nchw->bchw", rows, wanted_directions), STRENGTH) as reference:
         wanted = sample(reference, **options)
     torch.testing.assert_close(
@@ -231,8 +264,15 @@ def test_hires_fix(model):
 def test_one_image_of_a_batch_again(model):
     """Latent From Batch: the image that is drawn again with its own noise is the one that was drawn before."""
     steered = apply_steering(model, vector_for(model), STRENGTH)
-    options = {"seed": 0, "steps": 3, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal",
-               "positive": conditioning(model, 1), "negative": conditioning(model, 2)}  # fmt: skip
+    options = {
+        "seed": 0,
+        "steps": 3,
+        "cfg": 4.0,
+        "sampler_name": "euler",
+        "scheduler": "normal",
+        "positive": conditioning(model, 1),
+        "negative": conditioning(model, 2),
+    }
     with torch.inference_mode():
         whole = {"samples": torch.zeros(3, 4, 16, 16)}
         (third,) = nodes.LatentFromBatch().frombatch(whole, 2, 1)

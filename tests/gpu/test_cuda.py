@@ -3,10 +3,10 @@
 import comfy.model_management
 import pytest
 import torch
-from hspace_steering.hspace.discovery import discover
-from hspace_steering.hspace.settings import DiscoverySettings
-from hspace_steering.hspace.steering import apply_steering
-from hspace_test_helpers import conditioning, direction, sample, tiny_model
+
+from helpers import conditioning, random_vector, sample, tiny_model
+from hspace.discovery import DiscoverySettings, PromptPairs, discover
+from hspace.steering import apply_steering
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -20,10 +20,10 @@ def cuda_model(dtype):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_steered_sampling(dtype):
     model = cuda_model(dtype)
-    plain, steered = sample(model), sample(apply_steering(model, direction(), 2.0))
+    plain, steered = sample(model), sample(apply_steering(model, random_vector(), 2.0))
     assert torch.isfinite(steered).all()
     assert not torch.equal(plain, steered)
-    assert torch.equal(sample(apply_steering(model, direction(), 0.0)), plain)
+    assert torch.equal(sample(apply_steering(model, random_vector(), 0.0)), plain)
 
 
 @pytest.mark.parametrize("method", ["distilled", "paper"])
@@ -31,7 +31,7 @@ def test_steered_sampling(dtype):
 def test_discovery_in_half_precision(method, dtype):
     settings = DiscoverySettings("test", method, steps=6, batch_size=2, sample_count=4, width=128, height=128)
     with torch.inference_mode():
-        found = discover(cuda_model(dtype), conditioning(1), conditioning(2), settings)
-    assert found.direction.tensor.device.type == "cpu"
-    assert torch.isfinite(found.direction.tensor).all()
-    assert found.direction.tensor.abs().mean() > 0
+        found = discover(cuda_model(dtype), PromptPairs(conditioning(1), conditioning(2)), settings)
+    assert found.vector.tensor.device.type == "cpu"
+    assert torch.isfinite(found.vector.tensor).all()
+    assert found.vector.tensor.abs().mean() > 0

@@ -1,0 +1,109 @@
+"""The bottleneck of a given MODEL, where h-space is: the input of the U-Net's decoder, after ControlNet's residual."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import comfy.model_sampling
+
+from .comfy_compat import UnetStructure, last_convolution, model_type_name, unet_structure
+from .concepts import Concept
+
+# By width of the text embedding, channel multipliers, transformer depths of the encoder and of the middle block. A
+# distilled U-Net with other blocks (SSD-1B, KOALA ...) is a family of its own though it is as wide as its teacher: its
+# bottleneck comes after other layers, or there is no middle block at all.
+_FAMILIES = {
+    (768, (1, 2, 4, 4), (1, 1, 1, 1, 1, 1, 0, 0), 1): "SD1",
+    (1024, (1, 2, 4, 4), (1, 1, 1, 1, 1, 1, 0, 0), 1): "SD2",
+    (1280, (1, 2, 4, 4), (0, 0, 4, 4, 4, 4, 0, 0), 4): "SDXL-refiner",
+    (2048, (1, 2, 4), (0, 0, 2, 2, 10, 10), 10): "SDXL",
+    (2048, (1, 2, 4), (0, 0, 2, 2, 4, 4), -1): "SSD-1B",
+    (2048, (1, 2, 4), (0, 0, 1, 1, 2, 2), -1): "Segmind-Vega",
+    (2048, (1, 2, 4), (0, 2, 5), -2): "KOALA-700M",
+    (2048, (1, 2, 4), (0, 2, 6), 6): "KOALA-1B",
+    (768, (1, 2, 4), (0, 1, 1), -2): "SDXS",
+    (1024, (1, 2, 4), (1, 1, 1), -2): "SDXS-0.9",
+}
+_PREDICTIONS = (  # derived classes before those that they derive from
+    (comfy.model_sampling.IMG_TO_IMG, "img_to_img"),
+    (comfy.model_sampling.X0, "x0"),
+    (comfy.model_sampling.EDM, "edm"),
+    (comfy.model_sampling.V_PREDICTION, "v_prediction"),
+    (comfy.model_sampling.EPS, "epsilon"),
+    (comfy.model_sampling.CONST, "flow"),
+)
+
+
+@dataclass(frozen=True)
+class Bottleneck:
+    """The bottleneck of one U-Net.
+
+    Attributes:
+        family: "SD1", "SD2", "SDXL" and so on; vectors of one family fit all its fine-tunes. Architectures without a
+            name here go by the class of ComfyUI's model configuration, e.g. "SVD_img2vid".
+        channels: C of h, e.g. 1280 for SD 1.x.
+        downscale: latent pixels per h pixel along each side, e.g. 8 for SD 1.x and 4 for SDXL.
+        prediction_type: "epsilon", "v_prediction" and so on, as the model is sampled: ModelSampling nodes count.
+    """
+
+    family: str
+    channels: int
+    downscale: int
+    prediction_type: str
+
+    def map_size(self, latent_height: int, latent_width: int) -> tuple[int, int]:
+        """Height and width of h for a latent of that size; strided convolutions round up."""
+        return -(-latent_height // self.downscale), -(-latent_width // self.downscale)
+
+    def check_fits(self, concept: Concept) -> None:
+        """Raise ValueError where a concept was found on another model family or width."""
+        for vector in concept.vectors():
+            if vector.family != self.family or vector.tensor.shape[0] != self.channels:
+                raise ValueError(
+                    f"concept: '{vector.name}' was found on {vector.family} with {vector.tensor.shape[0]} "
+                    f"channels, but the model is {self.family} with {self.channels}. Use a vector of the same base "
+                    f"model, "
+                    "or discover it again on this one."
+                )
+
+
+def find_bottleneck(model) -> Bottleneck:
+    """The bottleneck of a ModelPatcher.
+
+    Raises:
+        ValueError: the model is not a U-Net of the Stable Diffusion kind, e.g. Flux or SD 3, which have no bottleneck.
+    """
+    structure = unet_structure(model)
+    return Bottleneck(
+        family=_family(structure),
+        channels=structure.channels,
+        downscale=2 ** (len(structure.channel_mult) - 1),
+        prediction_type=_prediction_type(model),
+    )
+
+
+def base_model(model) -> str:
+    """`family:fingerprint` of a ModelPatcher's U-Net, as vector files store it.
+
+    The fingerprint, 16 hex digits, tells one fine-tune from another: a hash of the last convolution's weights, which
+    are few, and which any fine-tuning of the whole model changes.
+    """
+    weight = last_convolution(model).detach().float().cpu().contiguous()
+    fingerprint = hashlib.sha256(weight.numpy().tobytes()).hexdigest()[:16]
+    return f"{_family(unet_structure(model))}:{fingerprint}"
+
+
+def _family(structure: UnetStructure) -> str:
+    key = (
+        structure.context_dim,
+        structure.channel_mult,
+        structure.transformer_depth,
+        structure.transformer_depth_middle,
+    )
+    return structure.config_name if structure.temporal else _FAMILIES.get(key, structure.config_name)
+
+
+def _prediction_type(model) -> str:
+    sampling = model.get_model_object("model_sampling")
+    return next((name for kind, name in _PREDICTIONS if isinstance(sampling, kind)), model_type_name(model))

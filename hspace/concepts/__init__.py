@@ -1,0 +1,23 @@
+"""What a concept is: vectors, the algebra over them, who is allocated what, and where a vector came from."""
+
+from .allocation import parse_weights
+from .assignment import Assignment, image_labels
+from .concept import NOTHING, Choice, Concept, Sum, Sweep
+from .provenance import Provenance
+from .resizing import resize_vector
+from .vector import UnfinishedVector, Vector
+
+__all__ = [
+    "NOTHING",
+    "Assignment",
+    "Choice",
+    "Concept",
+    "Provenance",
+    "Sum",
+    "Sweep",
+    "UnfinishedVector",
+    "Vector",
+    "image_labels",
+    "parse_weights",
+    "resize_vector",
+]

@@ -1,0 +1,23 @@
+"""Find the vector that stands for a concept, with the U-Net frozen: the paper's method and a distilled one."""
+
+from .discover import Discovery, discover
+from .observer import Observer, Progress
+from .prompt_pairs import PromptPairs
+from .recipe import DISTILLED, PAPER, Recipe
+from .settings import METHODS, DiscoverySettings
+from .strength_range import StrengthRange, measure_range
+
+__all__ = [
+    "DISTILLED",
+    "METHODS",
+    "PAPER",
+    "Discovery",
+    "DiscoverySettings",
+    "Observer",
+    "Progress",
+    "PromptPairs",
+    "Recipe",
+    "StrengthRange",
+    "discover",
+    "measure_range",
+]

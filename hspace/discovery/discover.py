@@ -1,0 +1,244 @@
+"""Discover one vector, with the U-Net frozen.
+
+A discovery runs as a `comfy.samplers.Sampler` under a guider, so that ComfyUI loads the model, prepares every kind of
+conditioning and applies the user's patches.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import torch
+
+from ..bottleneck import Bottleneck, base_model, find_bottleneck
+from ..comfy_compat import decoder_layers, patched_weights
+from ..concepts import Provenance, UnfinishedVector, Vector
+from ..version import CREATED_WITH
+from .frozen_model import FrozenModel
+from .gradients import gradients_through, recomputing, to_normal
+from .observer import Observer
+from .optimiser import VectorOptimiser
+from .preview import Preview
+from .prompt_pairs import PreparedPairs, PromptPairs
+from .recipe import RECIPES, Recipe
+from .run import Run
+from .samples import SAMPLING_STEPS, sample_images
+from .settings import DiscoverySettings
+from .strength_range import StrengthRange, measure_range
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """The result of a discovery.
+
+    Attributes:
+        vector: the finished vector.
+        losses: mean error of each step.
+        samples: the LATENT images that it was learnt on or ended with, batches `[n, C, h, w]`.
+        evaluations: U-Net evaluations, one image each, backward passes counted as one.
+        strengths: None where they were not to be measured.
+    """
+
+    vector: Vector
+    losses: list[float]
+    samples: list[torch.Tensor]
+    evaluations: int
+    strengths: StrengthRange | None = None
+
+
+def discover(
+    model,
+    pairs: PromptPairs,
+    settings: DiscoverySettings,
+    samples: torch.Tensor | list[torch.Tensor] | None = None,
+    start_from: Vector | None = None,
+    observer: Observer | None = None,
+    recipe: Recipe | None = None,
+) -> Discovery:
+    """Discover one vector.
+
+    Args:
+        model: ModelPatcher; neither it nor its weights are changed.
+        pairs: prompts.
+        settings: what the user chose.
+        samples: LATENT values `[N, C, h, w]` to learn from, or a list of such batches, of any sizes; image i belongs to
+            pair i modulo the number of pairs. The vector gets the map size of the size that most images have.
+        start_from: continue from this vector, and where it is unfinished, with its optimiser state.
+        observer: told of each step, and of the vector at the end, also where the run is cancelled or fails.
+        recipe: the method; that of `settings.method` where it is None.
+
+    Raises:
+        ValueError: an input that does not fit; the message names it.
+    """
+    recipe, observer = recipe or RECIPES[settings.method], observer or Observer()
+    bottleneck = find_bottleneck(model)
+    samples = [samples] if isinstance(samples, torch.Tensor) else samples
+    if pairs.same_sides and pairs.avoid is None and (not recipe.needs_samples or samples is None):
+        raise ValueError(
+            "concept: the same prompt as base, so there is nothing to learn. Name the concept in one of them, or "
+            "connect "
+            "to avoid what it must lack."
+        )
+    shape = _latent_shape(model, settings, samples)
+    if start_from is None:
+        zeros = torch.zeros(bottleneck.channels, *bottleneck.map_size(*shape[1:]))
+        start_from = Vector(zeros, settings.name, bottleneck.family)
+    bottleneck.check_fits(start_from)
+    sampled = 0
+    if samples is None and recipe.needs_samples:
+        samples = [sample_images(model, pairs, settings, shape)]
+        sampled = len(samples[0]) * SAMPLING_STEPS * 2
+    sampler = _DiscoverySampler(model, pairs, settings, samples, start_from, observer, recipe, bottleneck, sampled)
+    latents = sampler.sample_with(shape)
+    vector = sampler.vector()
+    observer.finished(vector)
+    return Discovery(
+        vector,
+        sampler.run.optimiser.losses,
+        [latents] if samples is None else samples,
+        sampler.evaluations,
+        sampler.strengths,
+    )
+
+
+class _DiscoverySampler(comfy.samplers.Sampler):
+    """Runs the recipe's loop where ComfyUI has everything ready; see `discover` for the arguments.
+
+    Attributes:
+        sampled: evaluations that sampling the images took.
+        run: what the recipe's loop works on.
+    """
+
+    def __init__(
+        self,
+        model,
+        pairs: PromptPairs,
+        settings: DiscoverySettings,
+        samples: list[torch.Tensor] | None,
+        start_from: Vector,
+        observer: Observer,
+        recipe: Recipe,
+        bottleneck: Bottleneck,
+        sampled: int,
+    ):
+        self.model, self.pairs, self.settings, self.samples = model, pairs, settings, samples
+        self.start_from, self.observer, self.recipe = start_from, observer, recipe
+        self.bottleneck, self.sampled = bottleneck, sampled
+        self.base_model = base_model(model)
+        self._run: Run | None = None
+        self.strengths: StrengthRange | None = None
+
+    def sample_with(self, shape: tuple[int, int, int]) -> torch.Tensor:
+        """Sample with the guider and this sampler; tells the observer where that ends early."""
+        settings, model = self.settings, self.model
+        guider = comfy.samplers.CFGGuider(model)
+        # All roles are prompts for images, so patches that tell CFG's halves apart must take them for positive ones.
+        guider.set_conds(self.pairs.with_roles(), self.pairs.empty_prompt())
+        latent = torch.zeros(settings.batch_size, *shape)
+        noise = comfy.sample.prepare_noise(latent, settings.seed)
+        sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", 1)
+        # Sampling asks for the memory of a forward pass; the decoder's graph keeps about as much again for each image.
+        memory = model.memory_required([4 * settings.batch_size, *shape])
+        comfy.model_management.load_models_gpu([model], memory_required=memory)
+        try:
+            return guider.sample(noise, latent, self, sigmas, disable_pbar=True, seed=settings.seed)
+        except BaseException:
+            if self._run is not None and self._run.optimiser.losses:
+                self.observer.stopped(self.vector())
+            raise
+
+    def sample(
+        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
+    ):
+        """What ComfyUI calls; `noise` `[B, C, h, w]` tells the shape of the states and the device."""
+        model, settings = model_wrap.inner_model, self.settings
+        recomputed = decoder_layers(model) if settings.gradient_checkpointing else []
+        with gradients_through(model), recomputing(recomputed):
+            frozen = FrozenModel(model, PreparedPairs(to_normal(model_wrap.conds)), extra_args["model_options"])
+            optimiser = VectorOptimiser(self.start_from.tensor.to(noise.device, copy=True), self.recipe, settings)
+            if isinstance(self.start_from, UnfinishedVector):
+                optimiser.resume(self.start_from.state)
+            run = self._run = Run(
+                settings, self.recipe, frozen, optimiser, tuple(noise.shape), noise.device, self.observer, self.vector
+            )
+            if self.observer.preview_every:
+                run.preview = Preview(frozen, noise.shape[1:], self.observer.preview_every, settings.seed, noise.device)
+            latents = self.recipe.states(run, self.samples)
+            if settings.measure_range:
+                steering = optimiser.scale * optimiser.steering_vector.detach()
+                self.strengths = measure_range(frozen, steering, noise.shape[1:], settings.seed, settings.batch_size)
+            return latents
+
+    @property
+    def run(self) -> Run:
+        if self._run is None:
+            raise RuntimeError("ComfyUI ended the sampling run without calling its sampler.")
+        return self._run
+
+    @property
+    def evaluations(self) -> int:
+        """U-Net evaluations so far, those of the sampled images included."""
+        return self.sampled + self.run.model.evaluations
+
+    def vector(self) -> Vector:
+        """The vector as it is so far."""
+        optimiser, name, family = self.run.optimiser, self.settings.name, self.bottleneck.family
+        if not optimiser.finished:
+            tensor = optimiser.vector.detach() * optimiser.scale
+            return UnfinishedVector(tensor, name, family, self._provenance(), optimiser.state())
+        return Vector(optimiser.steering_vector.detach() * optimiser.scale, name, family, self._provenance())
+
+    def _provenance(self) -> Provenance:
+        settings, optimiser, texts = self.settings, self.run.optimiser, self.pairs.texts
+        patches = patched_weights(self.model)
+        recent = optimiser.losses[-max(1, len(optimiser.losses) // 10) :]
+        height, width = self.run.shape[2:]
+        return Provenance(
+            base_model=self.base_model,
+            prediction_type=self.bottleneck.prediction_type,
+            latent_height=height,
+            latent_width=width,
+            concept_prompt=texts.get("concept_prompt", ""),
+            base_prompt=texts.get("base_prompt", ""),
+            avoid_prompt=texts.get("avoid_prompt", ""),
+            method=settings.method,
+            pairs=len(self.pairs.base),
+            steps=optimiser.step,
+            batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate,
+            guidance=settings.guidance,
+            seed=settings.seed,
+            spatial_mean=settings.spatial_mean and optimiser.finished,
+            model_patches=f"{patches} weights (LoRA, merge ...)" if patches else "",
+            reach=optimiser.reach,
+            scale=None if optimiser.reach is None else optimiser.scale,
+            strength_saturates=self.strengths.saturates if self.strengths else None,
+            strength_breaks=self.strengths.breaks if self.strengths else None,
+            evaluations=self.evaluations,
+            final_loss=sum(recent) / len(recent) if recent else None,
+            created_with=CREATED_WITH,
+        )
+
+
+def _latent_shape(model, settings: DiscoverySettings, samples: list[torch.Tensor] | None) -> tuple[int, int, int]:
+    channels = model.get_model_object("latent_format").latent_channels
+    if samples is None:
+        for key in ("width", "height"):
+            if getattr(settings, key) < 64 or getattr(settings, key) % 8:
+                raise ValueError(f"{key}: {getattr(settings, key)} must be a multiple of 8, 64 at least.")
+        return channels, settings.height // 8, settings.width // 8
+    if not sum(len(batch) for batch in samples):
+        raise ValueError("samples: there is no image in them; connect some, or nothing.")
+    sizes = Counter()
+    for batch in samples:
+        if batch.ndim != 4 or batch.shape[1] != channels:
+            raise ValueError(
+                f"samples: latents of shape {list(batch.shape)} do not fit a model with {channels} latent channels; "
+                "encode the images with this model's VAE."
+            )
+        sizes[tuple(batch.shape[1:])] += len(batch)
+    return sizes.most_common(1)[0][0]

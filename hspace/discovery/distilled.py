@@ -1,0 +1,142 @@
+"""Distillation of the model's own prediction under the concept prompt.
+
+    min_c  E_{x_t, t}  || target - eps_theta(x_t, t, y-; h + c) ||^2 / || target - eps_theta(x_t, t, y-) ||^2
+    target = eps_theta(x_t, t, y-) + g (eps_theta(x_t, t, y+) - eps_theta(x_t, t, y-))
+
+The target is not the sampled noise, whose variance dominates the paper's loss. The states x_t are those of sampling
+runs under y-, steered by c as it is so far: the roll-out that a sampler makes anyway, with one optimiser step at each
+state, so no image has to be sampled beforehand. With given samples, the states are those, noised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import torch
+
+from .objective import prediction_scale, relative_reach
+from .samples import SampleBatches
+from .streams import Stream
+
+if TYPE_CHECKING:
+    from .run import Run
+
+ROLL_OUT_CFG = 4.0
+STATES_PER_ROLL_OUT = (8, 50)
+LEARN_UNTIL = 0.98
+"""Share of the noise schedule; at its very end there is no noise left to predict."""
+
+
+def learn(run: Run, samples: list[torch.Tensor] | None) -> torch.Tensor:
+    """Learn c on roll-outs, or on noised LATENT images; returns the roll-outs' images, or the first of those given."""
+    return roll_out(run) if samples is None else learn_from_samples(run, samples)
+
+
+def start_noise(run: Run) -> torch.Tensor:
+    """Standard normal noise `[B, C, h, w]` for the roll-out that begins at this step."""
+    return torch.randn(run.shape, generator=run.random(Stream.ROLL_OUT_START, run.optimiser.step))
+
+
+def stratified(u: torch.Tensor) -> torch.Tensor:
+    """Places in the noise schedule for a batch, one in each equal part of it, from uniform numbers `[B]`."""
+    return LEARN_UNTIL * (torch.arange(len(u)) + u) / len(u)
+
+
+def roll_out(
+    run: Run,
+    *,
+    cfg: float = ROLL_OUT_CFG,
+    until: float = LEARN_UNTIL,
+    noise: Callable[[Run], torch.Tensor] = start_noise,
+) -> torch.Tensor:
+    """Euler sampling runs steered by c as it is so far, with one optimiser step at each state.
+
+    Args:
+        cfg: guidance of the runs.
+        until: share of the noise schedule to visit.
+        noise: what each run starts from.
+
+    Returns:
+        Images `[n, C, h, w]` as they were predicted at the end of each run.
+    """
+    sigmas, images = roll_out_sigmas(run, until).to(run.device), []
+    # One step beyond the last state, so that it is visited too.
+    ends = torch.cat([sigmas, sigmas[-1:] * 0.9])
+    while not run.finished:
+        pairs = run.pairs(run.optimiser.step // len(sigmas))
+        x = run.model.pure_noise(noise(run).to(run.device), sigmas[0])
+        for sigma, sigma_next in pairwise(ends):
+            level = sigma * x.new_ones(len(x))
+            student = teach(run, x, level, pairs)
+            denoised = run.model.guide(student, x, level, cfg)
+            run.report(denoised)
+            if run.finished:
+                break
+            x = x + (x - denoised) / sigma * (sigma_next - sigma)
+        images.append(denoised)
+    return torch.cat(images)
+
+
+def learn_from_samples(
+    run: Run, samples: list[torch.Tensor], *, places: Callable[[torch.Tensor], torch.Tensor] = stratified
+) -> torch.Tensor:
+    """Given images, noised, as states; returns the first of them.
+
+    Args:
+        samples: LATENT values, batches `[n, C, h, w]`.
+        places: places in the noise schedule for a batch, from uniform numbers `[B]`.
+    """
+    batches = SampleBatches(run, samples)
+    while not run.finished:
+        x0, pairs, random = batches.next()
+        sigma = batches.sigma(places(torch.rand(len(x0), generator=random)))
+        eps = torch.randn(x0.shape, generator=random).to(x0)
+        x = run.model.sampling.noise_scaling(sigma, eps, x0, False)
+        run.report(teach(run, x, sigma, pairs))
+    return batches.first
+
+
+def teach(run: Run, x: torch.Tensor, sigma: torch.Tensor, pairs: list[int]) -> torch.Tensor:
+    """One step towards the teacher at the states `x` `[B, C, h, w]`; returns the student's prediction there."""
+    prompts = run.model.prompts.of_images(pairs)
+    with torch.no_grad():
+        predictions = dict(zip(prompts, run.model.predict(list(prompts.values()), x, sigma), strict=True))
+    target = run.recipe.target(predictions, run.settings.guidance)
+    return step_towards(run, target, x, sigma, prompts["base"], predictions["base"])
+
+
+def step_towards(
+    run: Run, target: torch.Tensor, x: torch.Tensor, sigma: torch.Tensor, prompts: list[dict], base: torch.Tensor
+) -> torch.Tensor:
+    """One step towards a target at the states `x`; returns the student's prediction there.
+
+    Args:
+        prompts: the base prompts.
+        base: what the frozen model predicts under them.
+    """
+    optimiser, near_end = run.optimiser, run.optimiser.near_end
+    if optimiser.rms is None:
+        optimiser.rms = run.model.h_rms(prompts, x, sigma)
+    scale = prediction_scale(run.model.sampling, sigma)
+    with torch.enable_grad():
+        (student,) = run.model.predict([prompts], x, sigma, add=optimiser.steering_vector)
+        run.descend(run.recipe.error(student, target, base, scale))
+    student = student.detach()
+    if near_end:
+        optimiser.note_reach(relative_reach(student, target, base, scale, run.settings.guidance).mean().item())
+    return student
+
+
+def roll_out_sigmas(run: Run, until: float = LEARN_UNTIL) -> torch.Tensor:
+    """The states of one roll-out: a sampling schedule without its end, float32 on the CPU.
+
+    Its density makes `sample_count` images, `batch_size` at a time, take `steps` optimiser steps in all.
+    """
+    settings, sampling = run.settings, run.model.sampling
+    runs = max(1, round(settings.sample_count / settings.batch_size))
+    least, most = STATES_PER_ROLL_OUT
+    states = min(max(round(settings.steps / runs), least), most)
+    whole = run.model.sigmas(round(states / until))
+    return whole[whole >= sampling.percent_to_sigma(until)]

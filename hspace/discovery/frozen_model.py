@@ -1,0 +1,115 @@
+"""The frozen model of a discovery: predictions under its prompts, plain or with a vector added to h."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import comfy.model_base
+import comfy.samplers
+import torch
+
+from .. import comfy_compat as compat
+from ..concepts import resize_vector
+from .prompt_pairs import PreparedPairs
+
+
+@dataclass
+class FrozenModel:
+    """A model and the prompts of a discovery. Nothing in it is learnt.
+
+    Args:
+        model: BaseModel that samples, inside `gradients.gradients_through`.
+        prompts: as ComfyUI has prepared them.
+        options: model options of the run: the user's patches and attention.
+
+    Attributes:
+        evaluations: U-Net evaluations so far, one image each; backward passes are counted by who makes them.
+    """
+
+    model: comfy.model_base.BaseModel
+    prompts: PreparedPairs
+    options: dict
+    evaluations: int = 0
+
+    def __post_init__(self):
+        self._added = torch.zeros(1, 1, 1)
+        self._steered_options = compat.clone_options(self.options)
+        compat.use_differentiable_attention(self._steered_options["transformer_options"])
+        compat.put_first(self._steered_options["transformer_options"], self._patch)
+
+    @property
+    def sampling(self):
+        """ComfyUI's `model_sampling`: noise schedule and parametrisation."""
+        return self.model.model_sampling
+
+    def predict(
+        self, prompts: list[list[dict]], x: torch.Tensor, sigma: torch.Tensor, add: torch.Tensor | None = None
+    ) -> list[torch.Tensor]:
+        """Denoised x0, float32 `[B, C, h, w]`, under each of several prepared prompts.
+
+        Args:
+            prompts: as `PreparedPairs` gives them.
+            x: states `[B, C, h, w]`.
+            sigma: `[B]`.
+            add: added to h: `[C, H, W]`, resized where h has another size, or `[C, 1, 1]`. Gradients go through it.
+        """
+        self.evaluations += x.shape[0] * len(prompts)
+        if add is None:
+            return compat.denoise(self.model, prompts, x, sigma, self.options)
+        self._added = add
+        return compat.denoise(self.model, prompts, x, sigma, self._steered_options)
+
+    def guided(
+        self, prompts: list[dict], x: torch.Tensor, sigma: torch.Tensor, cfg: float, add: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Denoised x0 `[B, C, h, w]` by classifier-free guidance, the conditional half steered by `add`."""
+        (text,) = self.predict([prompts], x, sigma, add)
+        return self.guide(text, x, sigma, cfg)
+
+    @torch.no_grad()
+    def guide(self, text: torch.Tensor, x: torch.Tensor, sigma: torch.Tensor, cfg: float) -> torch.Tensor:
+        """Classifier-free guidance from a conditional prediction that is there already."""
+        (empty,) = self.predict([self.prompts.empty], x, sigma)
+        return empty + cfg * (text - empty)
+
+    @torch.no_grad()
+    def h_rms(self, prompts: list[dict], x: torch.Tensor, sigma: torch.Tensor) -> float:
+        """Root mean square of h under prepared prompts: what learning rates are relative to.
+
+        One forward pass, which is not counted among the evaluations.
+        """
+        hs: list[torch.Tensor] = []
+
+        def note_h(h, hsp, transformer_options):
+            if transformer_options["block"] == compat.DECODER_ENTRANCE:
+                hs.append(h.flatten())
+            return h, hsp
+
+        options = compat.clone_options(self.options)
+        compat.use_differentiable_attention(options["transformer_options"])
+        compat.put_first(options["transformer_options"], note_h)
+        compat.denoise(self.model, [prompts], x, sigma, options)
+        return torch.cat(hs).float().square().mean().sqrt().item()
+
+    @contextmanager
+    def uncounted(self):
+        """Leave the evaluations of the block out of `evaluations`: they are for people to look at."""
+        before = self.evaluations
+        try:
+            yield
+        finally:
+            self.evaluations = before
+
+    def sigmas(self, steps: int) -> torch.Tensor:
+        """A "normal" sampling schedule of that many steps, float32 `[steps + 1]` on the CPU."""
+        return comfy.samplers.calculate_sigmas(self.sampling, "normal", steps)
+
+    def pure_noise(self, noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        """The first state of a sampling run that begins at this sigma, from standard normal noise."""
+        return self.sampling.noise_scaling(sigma, noise, torch.zeros_like(noise), True)
+
+    def _patch(self, h, hsp, transformer_options):
+        if transformer_options["block"] != compat.DECODER_ENTRANCE:
+            return h, hsp
+        return h + resize_vector(self._added, h.shape[2:]).to(h.dtype), hsp

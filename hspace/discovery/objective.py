@@ -1,0 +1,84 @@
+"""Targets and errors of discovery, in the model's own prediction space (epsilon or v).
+
+Notation, code and paper (Li et al., CVPR 2024, section 3.2):
+
+    vector           c          what is learnt, [C, H, W]
+    x                x_t        states, [B, C, H, W], in k-diffusion's convention x0 + sigma * eps
+    sigma            t          noise levels, [B]
+    base             eps(y-)    prediction under the base prompts, as denoised x0
+    concept          eps(y+)    prediction under the concept prompts, as denoised x0
+    predicted        eps(x_t, t, y-; h + c)    the same under the base prompts, steered
+    x0, eps          x0, eps    an image and the noise that was added to it
+    scale            -          from differences of denoised x0 to differences of the model's prediction
+
+ComfyUI's models return denoised x0. It is affine in the prediction, so errors are differences of x0 times `scale`.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def prediction_scale(model_sampling, sigma: torch.Tensor) -> torch.Tensor:
+    """Factor `[B, 1, 1, 1]` from differences of denoised x0 to differences of the model's raw prediction.
+
+    The slope of x0 in the prediction: 1 / sigma for epsilon, sqrt(sigma^2 + 1) / sigma for v with sigma_data 1.
+    """
+    one = torch.ones(sigma.shape[0], 1, 1, 1, device=sigma.device)
+    slope = model_sampling.calculate_denoised(sigma, one, torch.zeros_like(one))
+    return 1 / slope.abs().float()
+
+
+def teacher_target(
+    base: torch.Tensor, concept: torch.Tensor, guidance: float, avoid: torch.Tensor | None = None
+) -> torch.Tensor:
+    """`base + g (concept - base)`, and away from `avoid` by the same rule: what the steered model should predict.
+
+    All are denoised x0 `[B, C, H, W]` of the frozen model at the same states. Where concept and base are one prompt
+    this is `base + g (base - avoid)`, classifier-free guidance with a negative prompt.
+    """
+    target = base + guidance * (concept - base)
+    return target if avoid is None else target + guidance * (concept - avoid)
+
+
+def squared_error(
+    predicted: torch.Tensor, target: torch.Tensor, base: torch.Tensor, scale: torch.Tensor
+) -> torch.Tensor:
+    """Squared error of each sample `[B]` in prediction space, the paper's; `base` is not used."""
+    return mean_square((predicted - target) * scale)
+
+
+def relative_error(
+    predicted: torch.Tensor, target: torch.Tensor, base: torch.Tensor, scale: torch.Tensor
+) -> torch.Tensor:
+    """Squared error of each sample `[B]` as a share of the squared change that the teacher asks for.
+
+    1 for a vector of zeros, 0 for one that does all that the teacher does. The division gives every noise level and
+    every pair the same weight; without it low noise dominates, where a constant vector can explain least. A sample
+    whose base prediction already equals the target counts as a tenth of the batch's mean, or it would outweigh all
+    others.
+    """
+    return mean_square((predicted - target) * scale) / _requested_change(target, base, scale)
+
+
+def relative_reach(
+    predicted: torch.Tensor, target: torch.Tensor, base: torch.Tensor, scale: torch.Tensor, guidance: float
+) -> torch.Tensor:
+    """How far each sample `[B]` moved along the concept: 1 is as far as the concept prompt moves the prediction.
+
+    The projection of the vector's change on the teacher's, in units of the teacher at guidance 1. A vector fitted to a
+    teacher of guidance 3 that explains half of it has a reach of 1.5.
+    """
+    moved = ((predicted - base) * (target - base) * scale**2).float().flatten(1).mean(1)
+    return guidance * moved / _requested_change(target, base, scale)
+
+
+def mean_square(tensor: torch.Tensor) -> torch.Tensor:
+    """Mean square over all but the first dimension, float32 `[B]`."""
+    return tensor.float().square().flatten(1).mean(1)
+
+
+def _requested_change(target: torch.Tensor, base: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Mean square `[B]` of the change that the teacher asks for, a tenth of the batch's mean at least."""
+    difference = mean_square((target - base) * scale)
+    return torch.maximum(difference, 0.1 * difference.mean()).clamp_min(1e-12)

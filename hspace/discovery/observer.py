@@ -1,0 +1,47 @@
+"""What a discovery tells those who watch it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from ..concepts import Vector
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is known after a step.
+
+    Attributes:
+        step, steps: how many are done, and how many there are.
+        loss: mean error of the step.
+        preview: a denoised latent as the sampler sees it: the states `[B, C, h, w]`, or a `Preview` `[1, C, 2 h, 2 w]`.
+        vector: gives the vector so far; an `UnfinishedVector` until the last step.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    preview: torch.Tensor
+    vector: Callable[[], Vector]
+
+
+class Observer:
+    """Watches a discovery; does nothing by itself. Whatever a method raises ends the discovery.
+
+    Attributes:
+        preview_every: steps from one `Preview` to the next; 0 for none, and the states of each step instead.
+    """
+
+    preview_every = 0
+
+    def step(self, progress: Progress) -> None:
+        """Called after every step."""
+
+    def stopped(self, vector: Vector) -> None:
+        """Called with the vector so far where the discovery was cancelled or failed after its first step."""
+
+    def finished(self, vector: Vector) -> None:
+        """Called with the finished vector."""

@@ -1,0 +1,56 @@
+"""What a running discovery shows: the same seeds without the vector and with it as it is so far."""
+
+from __future__ import annotations
+
+import comfy.k_diffusion.sampling
+import torch
+
+from .frozen_model import FrozenModel
+from .optimiser import VectorOptimiser
+
+IMAGES, STEPS, CFG = 2, 5, 4.0
+
+
+class Preview:
+    """`IMAGES` images of fixed seeds under the base prompts, in `STEPS` coarse steps, every so many optimiser steps.
+
+    The first one shows unsteered images only, since a vector of one step would change nothing. It has a generator of
+    its own and leaves the vector alone, so a discovery finds the same bits with it and without. One preview costs
+    `IMAGES * STEPS * 2` evaluations, which are not counted.
+
+    Args:
+        model: to sample with.
+        shape: of a latent, `[C, h, w]`.
+        every: optimiser steps from one preview to the next.
+        seed: of the images.
+        device: of the model.
+    """
+
+    def __init__(self, model: FrozenModel, shape: tuple[int, ...], every: int, seed: int, device: torch.device):
+        self.model, self.every = model, every
+        self.sigmas = model.sigmas(STEPS).to(device)
+        noise = torch.randn(IMAGES, *shape, generator=torch.Generator().manual_seed(seed))
+        self.start = model.pure_noise(noise, self.sigmas[0].cpu()).to(device)
+        pairs = list(range(IMAGES)) if model.prompts.share_a_batch else [0] * IMAGES
+        self.prompts = model.prompts.prompts_of("base", pairs)
+        self._plain: torch.Tensor | None = None
+        self._latest = self.start
+
+    def after(self, optimiser: VectorOptimiser) -> torch.Tensor:
+        """One latent `[1, C, 2 h, IMAGES * w]`, unsteered above and steered below, of the last multiple of `every`."""
+        with torch.no_grad(), self.model.uncounted():
+            if self._plain is None:
+                self._plain = self._sample(None)
+                self._latest = torch.cat([self._plain] * 2, dim=-2)
+            if optimiser.step % self.every == 0 or optimiser.finished:
+                self._latest = torch.cat([self._plain, self._sample(optimiser.steering_vector)], dim=-2)
+        return self._latest
+
+    def _sample(self, add: torch.Tensor | None) -> torch.Tensor:
+        """The images side by side, `[1, C, h, IMAGES * w]`."""
+
+        def denoiser(x, sigma, **_):
+            return self.model.guided(self.prompts, x, sigma, CFG, add)
+
+        latents = comfy.k_diffusion.sampling.sample_dpmpp_2m(denoiser, self.start, self.sigmas, disable=True)
+        return torch.cat(list(latents[:, None]), dim=-1)

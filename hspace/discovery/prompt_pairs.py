@@ -1,0 +1,128 @@
+"""Pairs of prompts: as a user gives them, and as a batch of images needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from ..comfy_compat import conds_by_role, merge_conds, mergeable, with_role
+from .streams import Stream, generator
+
+_WHOLE_IMAGE_ONLY = ("area", "mask", "default")
+
+
+@dataclass(frozen=True)
+class PromptPairs:
+    """Prompts with the concept, the same prompts without it, and prompts to stay away from.
+
+    Args:
+        concept, base: CONDITIONING of n entries each; entry i of one pairs up with entry i of the other.
+        avoid: CONDITIONING of one entry or n, or None.
+        texts: what is known of the prompts' wording, by `Provenance` field, e.g. "concept_prompt".
+
+    Raises:
+        ValueError: numbers that do not match, prompts for a part of the image, or sides that are the same with nothing
+            to avoid.
+    """
+
+    concept: list
+    base: list
+    avoid: list | None = None
+    texts: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self):
+        for name, conditioning in (("concept", self.concept), ("base", self.base), ("avoid", self.avoid)):
+            if conditioning is not None:
+                _check_whole_image(name, conditioning)
+        if len(self.concept) != len(self.base):
+            raise ValueError(
+                f"concept holds {len(self.concept)} prompts and base {len(self.base)}; they pair up one to one. "
+                f"Combine as "
+                "many prompts into one as into the other, in the same order."
+            )
+        if self.avoid is not None and len(self.avoid) not in (1, len(self.base)):
+            raise ValueError(
+                f"avoid holds {len(self.avoid)} prompts; give one, or one for each of the {len(self.base)} pairs."
+            )
+
+    @property
+    def same_sides(self) -> bool:
+        """True where concept and base are one and the same, as where one node is connected to both inputs."""
+        return len(self.concept) == len(self.base) and all(
+            x[0] is y[0] and x[1] is y[1] for x, y in zip(self.concept, self.base, strict=True)
+        )
+
+    def with_roles(self) -> list:
+        """One CONDITIONING of all prompts, each tagged with its role; concept is left out where it equals base."""
+        roles = {"base": self.base} if self.same_sides else {"base": self.base, "concept": self.concept}
+        if self.avoid is not None:
+            roles["avoid"] = self.avoid
+        return [entry for role, conditioning in roles.items() for entry in with_role(conditioning, role)]
+
+    def empty_prompt(self) -> list:
+        """The unconditional prompt, a CONDITIONING with a role: every embedding zero, as stock ConditioningZeroOut."""
+        return with_role(zeroed(self.base), "empty")
+
+
+class PreparedPairs:
+    """The prompts of a discovery as ComfyUI has prepared them for the model.
+
+    Attributes:
+        roles: prepared conds by role: "base", "empty", and, where there are any, "concept" and "avoid".
+        count: number of pairs.
+    """
+
+    def __init__(self, conds: dict[str, list[dict]]):
+        self.roles = conds_by_role(conds)
+        self.count = len(self.roles["base"])
+
+    @property
+    def empty(self) -> list[dict]:
+        """The unconditional prompt."""
+        return self.roles["empty"]
+
+    @property
+    def share_a_batch(self) -> bool:
+        """True where images of one batch may have different prompts."""
+        return all(mergeable(conds) for conds in self.roles.values())
+
+    def of_images(self, pairs: list[int]) -> dict[str, list[dict]]:
+        """By role (base, concept, avoid), the cond that gives image i of a batch the prompt of pair `pairs[i]`."""
+        return {role: self.prompts_of(role, pairs) for role in ("base", "concept", "avoid") if role in self.roles}
+
+    def prompts_of(self, role: str, pairs: list[int]) -> list[dict]:
+        """The cond that gives image i of a batch the role's prompt of pair `pairs[i]`."""
+        conds = self.roles[role]
+        return merge_conds([conds[pair % len(conds)] for pair in pairs])
+
+    def of_batch(self, batch: int, number: int, seed: int) -> list[int]:
+        """The pair of each image of batch `number`: every pair in turn, in an order given by the seed."""
+        if not self.share_a_batch:
+            return [number % self.count] * batch
+        order = torch.randperm(self.count, generator=generator(seed, Stream.PAIR_ORDER)).tolist()
+        return [order[(number * batch + i) % self.count] for i in range(batch)]
+
+
+def zeroed(conditioning: list) -> list:
+    """The first entry of a CONDITIONING with every embedding zero."""
+    embedding, options = conditioning[0]
+    zeros = {
+        key: torch.zeros_like(options[key])
+        for key in ("pooled_output", "conditioning_lyrics")
+        if options.get(key) is not None
+    }
+    return [[torch.zeros_like(embedding), {**options, **zeros}]]
+
+
+def _check_whole_image(name: str, conditioning: list) -> None:
+    if not conditioning:
+        raise ValueError(f"{name}: the conditioning is empty; connect a CLIP Text Encode.")
+    for _, options in conditioning:
+        bound = [key for key in _WHOLE_IMAGE_ONLY if options.get(key) is not None]
+        if bound:
+            raise ValueError(
+                f"{name}: a conditioning with {bound[0]} acts on a part of the image only; discovery needs "
+                "prompts for whole images. Connect the prompt without it."
+            )

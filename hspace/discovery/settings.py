@@ -1,0 +1,59 @@
+"""The settings of a discovery that a user chooses."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+METHODS = ("distilled", "paper")
+
+
+@dataclass(frozen=True)
+class DiscoverySettings:
+    """Raises ValueError naming the setting that is out of range.
+
+    Attributes:
+        name: of the concept.
+        method: one of `METHODS`, the names of the recipes.
+        steps: optimiser steps.
+        batch_size: images a step.
+        learning_rate: `distilled`: step of Adam as a share of the RMS of h, decaying by a cosine. `paper`: absolute
+            and constant, as published.
+        guidance: teacher guidance g; `paper` has no teacher.
+        sample_count: images to sample, where none are given.
+        width, height: of those images, in pixels.
+        seed: of every random number.
+        calibrate: scale a finished `distilled` vector down where its reach (`objective.relative_reach`) is more than 1,
+            so that at strength 1 it goes no further than the concept prompt itself. Fitted to a guided teacher, vectors
+            of concepts that are easy to explain overshoot.
+        measure_range: measure the strengths between which the finished vector works (`strength_range`).
+        gradient_checkpointing: compute the decoder's activations again in the backward pass instead of keeping them.
+        spatial_mean: learn a map, then keep its mean, one value a channel; the last steps already learn with it.
+    """
+
+    name: str
+    method: str = "distilled"
+    steps: int = 125
+    batch_size: int = 8
+    learning_rate: float = 0.1
+    guidance: float = 3.0
+    sample_count: int = 56
+    width: int = 512
+    height: int = 512
+    seed: int = 0
+    calibrate: bool = True
+    measure_range: bool = False
+    gradient_checkpointing: bool = False
+    spatial_mean: bool = False
+
+    def __post_init__(self):
+        if not self.name.strip():
+            raise ValueError("name: the concept needs a name, e.g. 'woman'.")
+        if self.method not in METHODS:
+            raise ValueError(f"method: '{self.method}' is not one of {', '.join(METHODS)}.")
+        for key in ("steps", "batch_size", "sample_count"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key}: {getattr(self, key)} is too small; 1 is the least.")
+        for key in ("learning_rate", "guidance"):
+            if not (math.isfinite(getattr(self, key)) and getattr(self, key) > 0):
+                raise ValueError(f"{key}: {getattr(self, key)} must be a positive number.")

@@ -1,0 +1,7 @@
+"""Add concepts in h-space while any sampler runs: to a whole model, or to one conditioning."""
+
+from .apply import apply_steering
+from .hook import steer_conditioning
+from .patch import HALVES
+
+__all__ = ["HALVES", "apply_steering", "steer_conditioning"]

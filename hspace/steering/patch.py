@@ -1,0 +1,225 @@
+"""Add a concept in h-space while any sampler runs.
+
+One class, `SteeringPatch`, with three lifetimes:
+
+- **clone**: `attach` puts it into a clone of the model;
+- **run**: `around_run`, a `SAMPLER_SAMPLE` wrapper, resolves when sampling starts what the run needs (`SteeringRun`):
+the
+  sigma window of the model that really samples, the uuids of the guider's positive conditionings, each image's
+  coefficients;
+- **call**: `around_call`, an `APPLY_MODEL` wrapper outside of the compiled U-Net, resolves what one call needs
+  (`SteeringCall`): which chunks of its batch are steered, and the finished tensor to add. The patch itself, gated on
+  the entrance of the decoder, adds that tensor and does nothing else, for it may be traced by torch.compile.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from dataclasses import replace
+
+import comfy.patcher_extension
+import comfy.utils
+import torch
+import torch.nn.functional as F
+
+from ..bottleneck import Bottleneck
+from ..comfy_compat import DECODER_ENTRANCE, compute_dtype, give_each_cond_a_uuid, put_first, window_indices
+from ..concepts import Concept
+from .state import SteeringCall, SteeringRun
+
+RUNS_KEY, CALLS_KEY = "hspace_steering", "hspace_steering_calls"
+"""Keys of transformer_options under which runs and calls are kept, by patch."""
+HALVES = ("positive", "negative", "both")
+"""Of classifier-free guidance."""
+
+
+class SteeringPatch:
+    """An `output_block_patch` that adds a concept to h. Immutable; all state of a run is in its `SteeringRun`.
+
+    Args:
+        concept: what to add.
+        strength: factor on every coefficient.
+        bottleneck: of the model; tells the size of h before the U-Net runs.
+        window: (start, end) as fractions of sampling, 0 the noisiest.
+        half: of CFG: "positive" (the conditional half, as in the paper), "negative" or "both".
+        mask: `[B, H, W]` in [0, 1] at any size, or None; where it is 0 nothing is added.
+    """
+
+    def __init__(
+        self,
+        concept: Concept,
+        strength: float,
+        bottleneck: Bottleneck,
+        window: tuple[float, float] = (0.0, 1.0),
+        half: str = "positive",
+        mask: torch.Tensor | None = None,
+    ):
+        self.concept = concept
+        self.strength = strength
+        self.bottleneck = bottleneck
+        self.window = window
+        self.half = half
+        self.mask = None if mask is None else mask.reshape(-1, 1, *mask.shape[-2:]).float().cpu()
+        self.key = uuid.uuid4().hex
+
+    def __deepcopy__(self, memo):
+        # ModelPatcher.clone deep-copies its options; an immutable patch can be shared instead of copying its tensors.
+        return self
+
+    def attach(self, model):
+        """A clone of a ModelPatcher with the patch first among its output-block patches, and its wrappers."""
+        steered = model.clone()
+        put_first(steered.model_options["transformer_options"], self)
+        kinds, key = comfy.patcher_extension.WrappersMP, f"{RUNS_KEY}.{self.key}"
+        steered.add_wrapper_with_key(kinds.SAMPLER_SAMPLE, key, self.around_run)
+        steered.add_wrapper_with_key(kinds.APPLY_MODEL, key, self.around_call)
+        return steered
+
+    def around_run(self, executor, guider, sigmas, extra_args, callback, noise, *args, **kwargs):
+        """`SAMPLER_SAMPLE` wrapper: leave the run's resolved state where its calls find it."""
+        give_each_cond_a_uuid(guider.conds)
+        positive = guider.conds.get("positive")
+        run = self.start_run(
+            guider.model_patcher.get_model_object("model_sampling"),
+            (noise.shape[0], noise.shape[-2], noise.shape[-1]),
+            None if positive is None else frozenset(cond["uuid"] for cond in positive),
+            {cond["uuid"]: cond["area"] for conds in guider.conds.values() for cond in conds if "area" in cond},
+        )
+        options = extra_args["model_options"].setdefault("transformer_options", {})
+        options.setdefault(RUNS_KEY, {})[self.key] = run
+        return executor(guider, sigmas, extra_args, callback, noise, *args, **kwargs)
+
+    def start_run(
+        self, model_sampling, latent: tuple[int, int, int], positive: frozenset | None, areas: dict
+    ) -> SteeringRun:
+        """Resolve what depends on the run; the arguments are as in `SteeringRun`."""
+        start, end = (model_sampling.percent_to_sigma(percent) for percent in self.window)
+        coefficients = self.concept.coefficients(latent[0]) * self.strength
+        return SteeringRun(start, end, positive, areas, latent, coefficients)
+
+    def around_call(
+        self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs
+    ):
+        """`APPLY_MODEL` wrapper: leave the call's resolved state where the patch finds it."""
+        options = {} if transformer_options is None else transformer_options
+        run = self.run_of_call(x, options)
+        if run is not None:  # else it was called outside of sampling; the patch says so
+            call = self.start_call(run, x, compute_dtype(executor.class_obj), options)
+            options.setdefault(CALLS_KEY, {})[self.key] = call
+        return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+
+    def run_of_call(self, x: torch.Tensor, transformer_options: dict) -> SteeringRun | None:
+        """The run that a model call belongs to; None outside of sampling."""
+        return transformer_options.get(RUNS_KEY, {}).get(self.key)
+
+    def start_call(self, run: SteeringRun, x: torch.Tensor, dtype, transformer_options: dict) -> SteeringCall | None:
+        """What one model call on `x` `[chunks * images, C, h, w]` adds; None where it is not steered at all."""
+        chunks = self._steered_chunks(run, transformer_options)
+        if not any(chunks):
+            return None
+        images, size = x.shape[0] // len(chunks), tuple(x.shape[-2:])
+        indices = window_indices(transformer_options)
+        crops = self._crops(run, size, transformer_options)
+        key = (chunks, images, size, indices, crops, x.device, dtype)
+        if key not in run.cache:
+            coefficients = self._coefficients(run, images, indices)
+            if (coefficients == coefficients[:1]).all():
+                coefficients = coefficients[:1]
+            call = SteeringCall(
+                chunks=chunks,
+                images=images,
+                coefficients=coefficients,
+                vectors=[vector.tensor for vector in self.concept.vectors()],
+                masks=None if self.mask is None else [_part(self.mask, run, crop, indices) for crop in crops],
+            )
+            run.cache[key] = call.finish(self.bottleneck.map_size(*size), x.device, dtype)
+        if run.always:
+            return run.cache[key]
+        sigma = transformer_options["sigmas"][0].to(x.device)
+        active = ((sigma <= run.sigma_start) & (sigma >= run.sigma_end)).to(dtype)
+        return replace(run.cache[key], active=active)
+
+    def __call__(self, h: torch.Tensor, hsp: torch.Tensor, transformer_options: dict):
+        # Traced by torch.compile: nothing but look-ups and tensor arithmetic.
+        if transformer_options["block"] != DECODER_ENTRANCE:
+            return h, hsp
+        calls = transformer_options.get(CALLS_KEY)
+        if calls is None or self.key not in calls:
+            raise ValueError(
+                "model: Apply H-Space Steering knows schedules and halves of CFG from ComfyUI's sampling, and this "
+                "model "
+                "was called outside of it. Sample it through a guider (KSampler, SamplerCustomAdvanced ...)."
+            )
+        call = calls[self.key]
+        if call is None:
+            return h, hsp
+        delta = call.delta
+        if delta.shape[2:] != h.shape[2:]:  # something scales h inside the U-Net, e.g. Deep Shrink
+            delta = call.compose(h.shape[2:])
+        delta = delta.to(h.device, h.dtype)
+        if call.active is not None:
+            delta = delta * call.active.to(h.dtype)
+        return h + delta, hsp
+
+    def _steered_chunks(self, run: SteeringRun, transformer_options: dict) -> tuple[bool, ...]:
+        """For each chunk of the U-Net batch, true where it is steered. Chunks come in any number and order."""
+        indices = transformer_options["cond_or_uncond"]
+        if self.half == "both":
+            return (True,) * len(indices)
+        uuids = transformer_options.get("uuids")
+        if run.positive is None or uuids is None or len(uuids) != len(indices):
+            positive = (index == 0 for index in indices)
+        else:
+            positive = (cond in run.positive for cond in uuids)
+        return tuple(is_positive == (self.half == "positive") for is_positive in positive)
+
+    def _coefficients(self, run: SteeringRun, images: int, indices: tuple[int, ...] | None) -> torch.Tensor:
+        """`[images, N]` of the images of this call, which context windows make a part of those of the run."""
+        if indices is not None:
+            return run.coefficients[list(indices)]
+        if images != run.latent[0]:
+            if (run.coefficients != run.coefficients[:1]).any():
+                raise ValueError(
+                    f"concept: gives each of {run.latent[0]} images its own share, but another node calls the model on "
+                    f"{images} at a time without saying which. Steer all images alike, or remove that node."
+                )
+            return run.coefficients[:1].expand(images, -1)
+        return run.coefficients
+
+    def _crops(self, run: SteeringRun, size, transformer_options: dict) -> tuple:
+        """For each chunk, where its x lies in the latent: (y, x, height, width), or None for all of the image."""
+        count = len(transformer_options["cond_or_uncond"])
+        if self.mask is None:
+            return (None,) * count
+        uuids = transformer_options.get("uuids") or ()
+        areas = [run.areas.get(cond) for cond in uuids] if len(uuids) == count else [None] * count
+        if size != run.latent[1:] and not all(areas) and not run.warned:
+            run.warned = True
+            logging.warning(
+                "Apply H-Space Steering: mask: the model is called on %d x %d latent pixels of an image of %d x "
+                "%d. The "
+                "mask is scaled to that; if these are tiles of the image, it is not where you drew it.",
+                *size,
+                *run.latent[1:],
+            )
+        return tuple(None if area is None else tuple(area[-2:]) + size for area in areas)
+
+
+def _part(mask: torch.Tensor, run: SteeringRun, crop, indices: tuple[int, ...] | None) -> torch.Tensor:
+    """The part of a mask `[B, 1, H, W]` that a chunk sees, `[1 or images, 1, h, w]`."""
+    if indices is not None and mask.shape[0] > 1:
+        mask = comfy.utils.repeat_to_batch_size(mask, run.latent[0])[list(indices)]
+    if crop is None:
+        return mask
+    y, x, height, width = crop
+    return F.interpolate(mask, size=run.latent[1:], mode="area")[..., y : y + height, x : x + width]
+
+
+def check_window(start_percent: float, end_percent: float) -> None:
+    """Raise ValueError where a window holds nothing."""
+    if not start_percent < end_percent:
+        raise ValueError(
+            f"start_percent ({start_percent:g}) must be below end_percent ({end_percent:g}); nothing is steered "
+            f"otherwise."
+        )

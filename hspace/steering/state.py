@@ -1,0 +1,99 @@
+"""What steering works out for a sampling run and for one call of the U-Net."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field
+
+import comfy.utils
+import torch
+import torch.nn.functional as F
+
+from ..concepts import resize_vector
+
+
+@dataclass
+class SteeringRun:
+    """What one sampling run needs; lives in that run's transformer_options and dies with it.
+
+    Attributes:
+        sigma_start, sigma_end: steer while `sigma_end <= sigma <= sigma_start`.
+        positive: uuids of the conditionings under the guider's name "positive"; None where the guider has none.
+        areas: (height, width, y, x) in latent pixels of the conditionings that see a crop of the image, by uuid.
+        latent: batch, height and width of the latents that are sampled.
+        coefficients: float32 `[batch, N]`, strength included.
+        cache: finished `SteeringCall`s by all that they depend on.
+        warned: true after the run's one warning about its mask.
+    """
+
+    sigma_start: float
+    sigma_end: float
+    positive: frozenset | None
+    areas: dict[uuid.UUID, tuple[int, ...]]
+    latent: tuple[int, int, int]
+    coefficients: torch.Tensor
+    cache: dict = field(default_factory=dict)
+    warned: bool = False
+
+    @property
+    def always(self) -> bool:
+        """True where the window is all of sampling."""
+        return self.sigma_end <= 0 and self.sigma_start >= 1e8  # percent_to_sigma of 1 and of 0
+
+    def __deepcopy__(self, memo):
+        # Packs that deep-copy model_options within a step share the run, and its finished tensors, with the original.
+        return self
+
+
+@dataclass
+class SteeringCall:
+    """What one call of the U-Net adds to h, with what it takes to work that out at another size of h.
+
+    Attributes:
+        chunks: for each chunk of the batch, true where it is steered.
+        images: in a chunk.
+        coefficients: float32 `[images, N]`, or `[1, N]` where all images get the same.
+        vectors: N times `[C, H, W]` or `[C, 1, 1]`, float32.
+        masks: a mask `[1 or images, 1, h, w]` for each chunk, or None.
+        active: scalar, 1 inside the sigma window and 0 outside; None where the window is all of sampling. A tensor,
+            since a Python number that changes would recompile the U-Net, and reading it back would wait for the GPU.
+        delta: finished, in h's expected size and dtype, without `active`.
+    """
+
+    chunks: tuple[bool, ...]
+    images: int
+    coefficients: torch.Tensor
+    vectors: list[torch.Tensor]
+    masks: list[torch.Tensor] | None
+    active: torch.Tensor | None = None
+    delta: torch.Tensor | None = None
+
+    def finish(self, size: tuple[int, int], device: torch.device, dtype: torch.dtype) -> SteeringCall:
+        """Work out `delta` for the expected size of h on the CPU, and move everything to the model's device."""
+        self.delta = self.compose(size).to(device, dtype)
+        self.coefficients = self.coefficients.to(device)
+        self.vectors = [vector.to(device) for vector in self.vectors]
+        self.masks = None if self.masks is None else [mask.to(device) for mask in self.masks]
+        return self
+
+    def compose(self, size) -> torch.Tensor:
+        """float32 `[chunks * images, C, h, w]`, or `[1, C, h, w]` where all of them get the same."""
+        vectors = torch.stack([resize_vector(vector, size) for vector in self.vectors])
+        delta = torch.einsum("bn,nchw->bchw", self.coefficients, vectors)
+        parts = [delta] * len(self.chunks)
+        if self.masks is not None:
+            parts = [delta * resize_mask(mask, self.images, size) for mask in self.masks]
+        if all(self.chunks) and (len(parts) == 1 or self.masks is None) and parts[0].shape[0] == 1:
+            return parts[0]
+        return torch.cat(
+            [
+                (part if steered else torch.zeros_like(part)).expand(self.images, -1, -1, -1)
+                for part, steered in zip(parts, self.chunks, strict=True)
+            ]
+        )
+
+
+def resize_mask(mask: torch.Tensor, batch: int, size) -> torch.Tensor:
+    """`[B, 1, H, W]` to `[1 or batch, 1, h, w]`, averaged over the area of each h pixel."""
+    mask = F.interpolate(mask, size=tuple(size), mode="area")
+    return mask if mask.shape[0] == 1 else comfy.utils.repeat_to_batch_size(mask, batch)

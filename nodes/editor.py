@@ -1,0 +1,61 @@
+"""What nodes show in the editor while and after they run: progress, live preview, a line of text."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import comfy.utils
+
+from ..hspace.comfy_compat import previewer_for
+from ..hspace.concepts import Vector
+from ..hspace.discovery import Observer, Progress
+from ..hspace.files import PartialFile
+
+
+def show_on_node(text: str, node_id: str | None) -> None:
+    """Show a line under the widgets of a node in the editor; does nothing where there is no editor, as in a script."""
+    if "server" in sys.modules and node_id is not None:
+        sys.modules["server"].PromptServer.instance.send_progress_text(text, node_id)
+
+
+class NodeObserver(Observer):
+    """Moves the progress bar of a Discover node, shows previews, and keeps the vector so far on disk.
+
+    ComfyUI checks for a cancel when the bar moves, so cancelling takes effect within one step.
+
+    Args:
+        model: ModelPatcher that is discovered on; knows how to preview its latents.
+        steps: of the discovery.
+        name: of the concept, and of the file.
+        preview_every: steps from one preview to the next; none are made where the user has previews switched off.
+        node_id: of the node; None outside of a graph.
+    """
+
+    def __init__(self, model, steps: int, name: str, preview_every: int, node_id: str | None):
+        self.previewer = previewer_for(model)
+        self.preview_every = preview_every if self.previewer is not None else 0
+        self.bar = comfy.utils.ProgressBar(steps)
+        self.file, self.node_id = PartialFile(name), node_id
+
+    def step(self, progress: Progress) -> None:
+        preview = None
+        if self.previewer is not None:
+            preview = self.previewer.decode_latent_to_preview_image("JPEG", progress.preview)
+        self.bar.update_absolute(progress.step, progress.steps, preview)
+        if self.file.due:
+            self.file.save(progress.vector())
+
+    def stopped(self, vector: Vector) -> None:
+        path = self.file.save(vector)
+        message = (
+            f"Discovery of '{vector.name}' stopped after {vector.provenance.steps} steps. The vector so far is in "
+            f"{path}; load it and connect it to start_from to go on."
+        )
+        logging.warning("[H-Space Steering] %s", message)
+        show_on_node(message, self.node_id)
+
+    def finished(self, vector: Vector) -> None:
+        self.file.discard()
+        if text := vector.provenance.range_text():
+            show_on_node(f"{vector.name}: {text}", self.node_id)

@@ -1,0 +1,198 @@
+"""Save, load, import and inspect concept vectors."""
+
+from comfy_api.latest import io
+
+from ..hspace.concepts import Vector
+from ..hspace.files import (
+    find_vector,
+    import_paper_concept,
+    list_vectors,
+    load_concept,
+    new_vector_path,
+    save_concept,
+)
+from ..hspace.viewing import compare_concepts, inspect_concept, inspection_picture, inspection_report
+from .base import CATEGORY, ConceptVector, SearchableNode
+from .editor import show_on_node
+
+NO_PTH = "put a .pth file into models/concept_vectors"
+
+
+def _fingerprint(name: str) -> tuple[str, int, int]:
+    stat = find_vector(name, "file").stat()
+    return name, stat.st_mtime_ns, stat.st_size
+
+
+def _missing(name: str, input_name: str) -> bool | str:
+    """True where the file is there; otherwise what ComfyUI shows on the node. It checks combo values no further."""
+    try:
+        find_vector(name, input_name)
+    except ValueError as error:
+        return str(error)
+    return True
+
+
+class SaveConcept(SearchableNode):
+    """Writes a vector to models/concept_vectors."""
+
+    SEARCH_ALIASES = ("h-space", "slider", "export")
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HSpaceSaveConcept",
+            display_name="Save Concept Vector",
+            category=CATEGORY,
+            description="Saves a vector as safetensors in models/concept_vectors. An existing file is never "
+            "overwritten: the new one gets a number.",
+            inputs=[
+                ConceptVector.Input("concept", tooltip="A single vector, from Discover, Load or Import."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="my_concept",
+                    tooltip="File name without extension; 'sd15/woman' creates a subfolder.",
+                ),
+            ],
+            outputs=[io.String.Output(display_name="path", tooltip="Full path of the saved file.")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, concept, filename_prefix) -> io.NodeOutput:
+        if not isinstance(concept, Vector):
+            raise ValueError(
+                f"concept: '{concept.describe()}' is a combination; a file holds one vector. Save the vectors it is "
+                "made of, and combine them again after loading."
+            )
+        path = save_concept(concept, new_vector_path(filename_prefix))
+        return io.NodeOutput(str(path), ui={"text": [str(path)]})
+
+
+class LoadConcept(SearchableNode):
+    """Reads a vector from models/concept_vectors or the pack's own."""
+
+    SEARCH_ALIASES = ("h-space", "slider", "open")
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HSpaceLoadConcept",
+            display_name="Load Concept Vector",
+            category=CATEGORY,
+            description="Loads a concept vector from models/concept_vectors, or one that comes with the pack.",
+            inputs=[
+                io.Combo.Input(
+                    "concept_name",
+                    options=list_vectors(".safetensors"),
+                    tooltip="A .safetensors file. Press R in the editor to see new files. If the file records a range "
+                    "of strengths, the node shows it.",
+                )
+            ],
+            outputs=[ConceptVector.Output(display_name="concept", tooltip="Connect to Apply H-Space Steering.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, concept_name):
+        return _missing(concept_name, "concept_name")
+
+    @classmethod
+    def fingerprint_inputs(cls, concept_name):
+        return _fingerprint(concept_name)
+
+    @classmethod
+    def execute(cls, concept_name) -> io.NodeOutput:
+        vector = load_concept(find_vector(concept_name, "concept_name"))
+        if text := vector.provenance.range_text():
+            show_on_node(f"{vector.name}: {text}", cls.hidden.unique_id)
+        return io.NodeOutput(vector)
+
+
+class ImportConcept(SearchableNode):
+    """Reads the file format that the paper's authors publish."""
+
+    SEARCH_ALIASES = ("h-space", "slider", "pth", "paper")
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HSpaceImportConcept",
+            display_name="Import Concept Vector",
+            category=CATEGORY,
+            description="Reads a vector in the paper's published format (unet.pth, for SD 1.x), as plain tensors "
+            "only. Use Save to convert it to safetensors.",
+            inputs=[
+                io.Combo.Input(
+                    "file",
+                    options=list_vectors(".pth") or [NO_PTH],
+                    tooltip="A .pth file in models/concept_vectors, preferably with its concept_dict.json next to it.",
+                ),
+                io.String.Input(
+                    "concept_name",
+                    default="0",
+                    tooltip="Name from concept_dict.json, or a column number counted from 0.",
+                ),
+            ],
+            outputs=[ConceptVector.Output(display_name="concept", tooltip="Connect to Save or Apply.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, file):
+        return _missing(file, "file")
+
+    @classmethod
+    def fingerprint_inputs(cls, file, concept_name):
+        return *_fingerprint(file), concept_name
+
+    @classmethod
+    def execute(cls, file, concept_name) -> io.NodeOutput:
+        return io.NodeOutput(import_paper_concept(find_vector(file, "file"), concept_name))
+
+
+class InspectConcept(SearchableNode):
+    """Says what is in a vector, in numbers and pictures."""
+
+    SEARCH_ALIASES = ("h-space", "slider", "analyse", "norm", "compare")
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HSpaceInspectConcept",
+            display_name="Inspect Concept Vector",
+            category=CATEGORY,
+            description="Shows a vector's size, where in the image it acts, how much of it is broad and how much "
+            "may be noise, how it was found, and how similar it is to another vector.",
+            inputs=[
+                ConceptVector.Input(
+                    "concept",
+                    tooltip="A vector, or a combination of vectors. If a combination differs between images, the most "
+                    "strongly steered image counts.",
+                ),
+                ConceptVector.Input(
+                    "compare",
+                    optional=True,
+                    tooltip="A second vector for the same base model, to see whether the two push the same way.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(
+                    display_name="report",
+                    tooltip="Base model, shape, norm, shares of the energy, largest channels, how the vector was "
+                    "found, and the comparison.",
+                ),
+                io.Image.Output(
+                    display_name="picture",
+                    tooltip="Energy over h-space, power spectrum and channel norms; with 'compare' also where the two "
+                    "vectors agree.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, concept, compare=None) -> io.NodeOutput:
+        report = inspection_report(concept, compare)
+        comparison = None if compare is None else compare_concepts(concept, compare)
+        return io.NodeOutput(report, inspection_picture(inspect_concept(concept), comparison), ui={"text": [report]})
+
+
+NODES = [SaveConcept, LoadConcept, ImportConcept, InspectConcept]
