@@ -268,7 +268,7 @@ def header() -> dict[str, str]:
         "commit": (_git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if changed else ""),
         "torch": torch.__version__,
         "ComfyUI": comfyui_version.__version__,
-        "processor": f"{_processor()}, {torch.get_num_threads()} threads",
+        "processor": f"{_processor()}, threads: {torch.get_num_threads()}",
         "command": f"python -m benchmarks {shlex.join(_arguments())}",
     }
 

@@ -95,9 +95,13 @@ def sample_method(
     bench: Bench, attribute: str, method: str, profession: str, images: int, seed: int, cfg: float
 ) -> Judged:
     """Images of one profession under one method; `seed` is that of the choice."""
-    if method == "word in the prompt":
-        return sample_cell(bench, prompts_with_words(attribute, profession, images, seed), cfg=cfg)
-    concept = None if method == "unsteered" else expression(bench, attribute, method, seed)
+    match method:
+        case "word in the prompt":
+            return sample_cell(bench, prompts_with_words(attribute, profession, images, seed), cfg=cfg)
+        case "unsteered":
+            concept = None
+        case _:
+            concept = expression(bench, attribute, method, seed)
     return sample_cell(bench, profession_only(profession, images), concept, cfg=cfg)
 
 

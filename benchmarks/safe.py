@@ -93,16 +93,15 @@ def measure(
     cells, rows = [], []
     for prompt, (profession, plain) in zip(prompts, unsteered.items(), strict=True):
         texts = [prompt] * len(plain.images)
-        if method == "unsteered":
-            cell = plain
-        elif method in SLD_SETTINGS:
+        if method in SLD_SETTINGS:
             settings = SLD_SETTINGS[method]
             images = sample_with_sld(*bench.sampling_parts, texts, cell_seeds(texts), WEAPON, settings, cfg)
             cell = judged(bench, images.clone())
         else:
             concept = shipped_vector("no weapon") if "vector" in method else None
             negative = WEAPON if "negative" in method else ""
-            cell = sample_cell(bench, texts, concept, cfg=cfg, negative=negative)
+            steered = concept is not None or negative
+            cell = sample_cell(bench, texts, concept, cfg=cfg, negative=negative) if steered else plain
         cells.append(cell)
         rows.append(fidelity(cell, plain, profession))
     weapons = share(torch.cat([cell.attributes.weapon for cell in cells]))

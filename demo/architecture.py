@@ -96,7 +96,7 @@ class EmojiClip(comfy.sd1_clip.SDClipModel):
 
 
 class EmojiClipModel(comfy.sd1_clip.SD1ClipModel):
-    """What `comfy.sd.CLIP` encodes with."""
+    """The text encoder that `comfy.sd.CLIP` holds."""
 
     def __init__(self, device="cpu", dtype=None, model_options={}):
         super().__init__(
@@ -105,7 +105,7 @@ class EmojiClipModel(comfy.sd1_clip.SD1ClipModel):
 
 
 class EmojiSD1Tokenizer(comfy.sd1_clip.SD1Tokenizer):
-    """What `comfy.sd.CLIP` tokenizes with."""
+    """The tokenizer that `comfy.sd.CLIP` holds."""
 
     def __init__(self, embedding_directory=None, tokenizer_data={}):
         super().__init__(embedding_directory, tokenizer_data, name="clip_emoji", tokenizer=EmojiTokenizer)

@@ -139,7 +139,7 @@ UNASKED_WEAPON_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Person:
-    """What one training image shows: indices into the tables above, `profession` an icon name."""
+    """The content of one training image: indices into the tables above, `profession` an icon name."""
 
     style: int
     profession: str
@@ -150,7 +150,7 @@ class Person:
 
 @dataclass(frozen=True)
 class Named:
-    """What a caption says; None where it says nothing."""
+    """The content of a caption; None for what it omits."""
 
     profession: str | None
     gender: int | None

@@ -47,7 +47,7 @@ _NOT_MERGEABLE = ("control", "gligen", "hooks", "start_percent", "end_percent", 
 
 @dataclass(frozen=True)
 class UnetStructure:
-    """What tells one U-Net architecture from another, as ComfyUI's model detection names it.
+    """The structure of a U-Net, in the terms of ComfyUI's model detection.
 
     Attributes:
         config_name: class of the model configuration, e.g. "SDXL".
@@ -125,7 +125,7 @@ def patched_weights(model) -> int:
 
 
 def compute_dtype(model) -> torch.dtype:
-    """What a BaseModel computes in, which is not what its weights are stored in where layers cast them."""
+    """The dtype that a BaseModel computes in; its weights may be stored in another, which layers cast."""
     manual_cast = getattr(model, "manual_cast_dtype", None)
     return model.get_dtype() if manual_cast is None else manual_cast
 

@@ -52,7 +52,7 @@ class AddConcepts(SearchableNode):
 
 
 class ChooseConcept(SearchableNode):
-    """Fair generation: each image draws one of several concepts."""
+    """Fair generation: each image is allocated one of several concepts."""
 
     SEARCH_ALIASES = ("h-space", "fair", "fairness", "bias", "debias", "diversity", "gender", "responsible")
 
@@ -147,7 +147,7 @@ class SweepConcept(SearchableNode):
 
 
 class PromptRule(SearchableNode):
-    """Which wording in a prompt switches a concept on."""
+    """A concept with the wording in a prompt that switches it on."""
 
     SEARCH_ALIASES = ("h-space", "safe", "fair", "bias", "filter", "responsible", "topic")
 

@@ -1,9 +1,11 @@
-"""What nodes show in the editor while and after they run: progress, live preview, a line of text."""
+"""Output of nodes in the editor while and after they run: progress, live preview, a line of text."""
 
 from __future__ import annotations
 
+import html
 import logging
 import sys
+import textwrap
 
 import comfy.utils
 
@@ -12,11 +14,18 @@ from ..hspace.concepts import Vector
 from ..hspace.discovery import Observer, Progress
 from ..hspace.files import PartialFile
 
+LONGEST_TEXT = 400
+
 
 def show_on_node(text: str, node_id: str | None) -> None:
-    """Show a line under the widgets of a node in the editor; does nothing where there is no editor, as in a script."""
+    """Show a line under the widgets of a node in the editor; does nothing where there is no editor, as in a script.
+
+    Editors before 1.49 render the text as HTML, and names, prompts and paths in it may come from strangers' files and
+    workflows. So it is escaped, made one line, and cut to `LONGEST_TEXT` characters.
+    """
     if "server" in sys.modules and node_id is not None:
-        sys.modules["server"].PromptServer.instance.send_progress_text(text, node_id)
+        line = html.escape(textwrap.shorten(text, LONGEST_TEXT, placeholder=" ..."), quote=False)
+        sys.modules["server"].PromptServer.instance.send_progress_text(line, node_id)
 
 
 class NodeObserver(Observer):

@@ -19,7 +19,7 @@ SOURCE, TRANSLATED = "en", ("zh", "ja")
 
 
 def node_texts() -> dict:
-    """What the editor shows of every node, in the layout of a `nodeDefs.json`.
+    """The texts of every node in the editor, in the layout of a `nodeDefs.json`.
 
     An input without a display name is shown by its id; an output without one by its type, which ComfyUI translates.
     """

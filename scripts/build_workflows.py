@@ -47,7 +47,7 @@ def discover_and_steer(flow: Workflow) -> None:
     flow.at(4, 5 * (60 + TITLE_HEIGHT + ROW))
     flow.note(
         "### 2. Pairs of prompts\nLeft with the concept, right without it, in the same order. The vector learns what "
-        "the right side leaves out. Several pairs make it carry over to other prompts.",
+        "the right side leaves out. With several pairs it generalises to other prompts.",
         height=150,
     )
     flow.group("2. Prompts: with the concept, and without", first)

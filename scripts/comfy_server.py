@@ -41,7 +41,7 @@ class Server:
 
     @property
     def output(self) -> Path:
-        """Where SaveImage writes."""
+        """The folder that SaveImage writes to."""
         return self.base / "output"
 
     def convert(self, workflow: Path) -> dict:

@@ -1,4 +1,4 @@
-"""Where ComfyUI is, and the pack as ComfyUI loads it: all that scripts, benchmarks, training and tests need to begin.
+"""Find ComfyUI, and load the pack as ComfyUI does: the beginning of all scripts, benchmarks, training and tests.
 
 Two folders have a `nodes` at their top: ComfyUI (`nodes.py`) and this repository (`nodes/`). ComfyUI's must win, so its
 folder comes first on `sys.path`, and the pack's own nodes are reached as `hspace_steering.nodes`.
@@ -24,7 +24,7 @@ TRAINING = "demo.training"
 
 
 def comfyui_folder() -> Path:
-    """COMFYUI_PATH, else `.cache/ComfyUI` of the repository; whether there is a ComfyUI in it is not checked."""
+    """COMFYUI_PATH, else `.cache/ComfyUI` of the repository; its content is not checked."""
     return Path(os.environ.get("COMFYUI_PATH") or ROOT / ".cache" / "ComfyUI").resolve()
 
 

@@ -73,7 +73,7 @@ def install_packages(lists: tuple[str, ...]) -> None:
 
 
 def is_installed(lists: tuple[str, ...]) -> bool:
-    """Whether these lists were installed with the content that they have now."""
+    """True where these lists were installed with their present content."""
     return stamp(lists).is_file() and stamp(lists).read_text() == digest(lists)
 
 
@@ -115,7 +115,7 @@ def get_browser() -> None:
 
 
 def playwright_browser() -> bool:
-    """Whether Playwright's own Chromium is there, downloaded if need be, and finds the libraries that it needs."""
+    """True where Playwright's own Chromium starts; downloads it if need be."""
     if quietly([str(PYTHON), "-m", "scripts.browser"]):
         return True
     print("Downloading a Chromium with Playwright", flush=True)
@@ -125,7 +125,7 @@ def playwright_browser() -> bool:
 
 
 def debian_browser() -> bool:
-    """Whether Debian's package manager could install Chromium; only root may ask it."""
+    """True where Debian's package manager could install Chromium; only root may ask it."""
     if shutil.which("apt-get") is None or os.geteuid() != 0:
         return False
     print("Installing Chromium with apt-get", flush=True)
@@ -135,7 +135,7 @@ def debian_browser() -> bool:
 
 
 def quietly(command: list[str]) -> bool:
-    """Whether a command ends well and in time; what it prints is dropped."""
+    """True where a command ends well and in time; its output is dropped."""
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "PLAYWRIGHT_DOWNLOAD_CONNECTION_TIMEOUT": "10000"}
     try:
         done = subprocess.run(

@@ -147,7 +147,7 @@ def node_classes() -> dict:
 
 
 def run_node(node_id: str, **inputs):
-    """What a node returns, its widgets at their defaults unless given, inside inference mode as ComfyUI runs it."""
+    """The outputs of a node, its widgets at their defaults unless given, inside inference mode as ComfyUI runs it."""
     node = node_classes()[node_id]
     widgets = {
         widget.id: widget.default

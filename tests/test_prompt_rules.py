@@ -120,7 +120,7 @@ def test_custom_phrases_are_taken_out():
 
 
 def test_taking_wishes_out_never_leaves_half_a_refusal():
-    """What stays of a prompt says nothing that a wish in it refused: whole clauses go, or nothing does."""
+    """The rest of a prompt contains nothing that a request in it refused: whole clauses go, or nothing does."""
     rules = tuple(make_rule(CALM, topic) for topic in PRESETS)
     for topics, prompt in labelled_prompts("prompts_seen.tsv"):
         left = without_requests(prompt, rules)

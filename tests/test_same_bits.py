@@ -1,4 +1,4 @@
-"""What discovery and every shipped workflow compute stays the same, bit for bit, while the code around them changes.
+"""Results of discovery and of every shipped workflow stay the same, bit for bit, while the code around them changes.
 
 The digests in `data/same_bits.json` hold on the machine they were recorded on; arithmetic differs between processors
 and versions of torch, so elsewhere the same values are compared within a tolerance. A change that is meant to alter
@@ -52,7 +52,7 @@ CASES = {
 
 
 def environment() -> str:
-    """What the last bits of a result depend on."""
+    """The machine and libraries that the last bits of a result depend on."""
     model = ""
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""What the training stages share: batches of composed images, learning-rate schedule, resumable checkpoints."""
+"""Shared by the training stages: batches of composed images, learning-rate schedule, resumable checkpoints."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def uniform_person(rng: random.Random) -> Person:
 
 
 def held_out(person: Person) -> bool:
-    """Whether this combination of style, profession, gender and skin tone is kept for testing: one in ten."""
+    """True where this combination of style, profession, gender and skin tone is held out for testing: one in ten."""
     key = ((person.style * 64 + PROFESSION_INDEX[person.profession]) * 2 + person.gender) * 5 + person.skin_tone
     return (key * 2654435761 >> 7) % 10 == 0
 

@@ -1,4 +1,4 @@
-"""What a concept is: vectors, the algebra over them, who is allocated what, and where a vector came from."""
+"""Concepts: vectors, the algebra over them, their allocation to images, and the provenance of vectors."""
 
 from .allocation import parse_weights
 from .assignment import Assignment, image_labels

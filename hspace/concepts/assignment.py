@@ -1,4 +1,4 @@
-"""What each image of a batch is steered with, and the text that carries it between nodes."""
+"""Assignments: the shares that each image of a batch is steered with, and their text between nodes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _AMBIGUOUS = re.compile(rf'^"|^$| x {_NUMBER}(?:[\s,]|$)')
 
 @dataclass(frozen=True)
 class Share:
-    """How much of one vector an image gets: `start` for the first image of a batch, `end` for the last."""
+    """An image's share of one vector: `start` for the first image of a batch, `end` for the last."""
 
     name: str
     start: float
@@ -28,7 +28,7 @@ class Share:
         return f"{name} x {self.start:g}" if self.start == self.end else f"{name} x {self.start:g} to {self.end:g}"
 
     def label(self, fraction: float) -> str:
-        """What the image at this fraction of the batch gets, e.g. "woman x 0.667"; rounded to three decimals."""
+        """The share of the image at this fraction of the batch, e.g. "woman x 0.667", rounded to three decimals."""
         value = self.start
         if self.start != self.end:
             value = round(self.start + (self.end - self.start) * fraction, 3) + 0.0  # + 0.0: no "-0"
@@ -62,7 +62,7 @@ class Assignment:
 
 
 def image_labels(text: str, count: int) -> list[list[str]]:
-    """What each of `count` images is steered with, as a list of texts such as "woman x 1"; empty for nothing.
+    """The shares of each of `count` images as texts such as "woman x 1"; an empty list for nothing.
 
     Args:
         text: of one `Assignment`, or of several, one below the other, as chained Apply nodes give them.

@@ -64,7 +64,7 @@ class Concept(ABC):
         return self.evaluate(torch.arange(batch) / max(1, batch - 1), self._strides())
 
     def assignment(self, strength: float = 1.0, images: int = 64) -> Assignment:
-        """What each image gets: one entry an image where a choice is in the expression, else one entry for all.
+        """The shares of each image: one entry an image if a choice is in the expression, else one entry for all.
 
         Where a sweep is in it, a share has the coefficient of the first image of the batch and that of the last.
 

@@ -1,4 +1,4 @@
-"""Where a vector came from: how it was found, and what has been measured of it."""
+"""The provenance of a vector: how it was discovered, and its measurements."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FORMATS = {"reach": ".4g", "scale": ".4g", "strength_saturates": ".3g", "streng
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a vector's file says of it, beside its name and its tensors. Every value may be missing.
+    """The description of a vector in its file, beside name and tensors. Every value may be missing.
 
     Attributes:
         base_model: `family:fingerprint` of the U-Net.

@@ -154,7 +154,7 @@ class _DiscoverySampler(comfy.samplers.Sampler):
     def sample(
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
     ):
-        """What ComfyUI calls; `noise` `[B, C, h, w]` tells the shape of the states and the device."""
+        """Called by ComfyUI; `noise` `[B, C, h, w]` has the shape of the states and is on the model's device."""
         model, settings = model_wrap.inner_model, self.settings
         recomputed = decoder_layers(model) if settings.gradient_checkpointing else []
         with gradients_through(model), recomputing(recomputed):

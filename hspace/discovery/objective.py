@@ -64,7 +64,7 @@ def relative_error(
 def relative_reach(
     predicted: torch.Tensor, target: torch.Tensor, base: torch.Tensor, scale: torch.Tensor, guidance: float
 ) -> torch.Tensor:
-    """How far each sample `[B]` moved along the concept: 1 is as far as the concept prompt moves the prediction.
+    """The distance `[B]` that each sample moved along the concept, 1 being as far as the concept prompt moves it.
 
     The projection of the vector's change on the teacher's, in units of the teacher at guidance 1. A vector fitted to a
     teacher of guidance 3 that explains half of it has a reach of 1.5.

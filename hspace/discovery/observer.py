@@ -1,4 +1,4 @@
-"""What a discovery tells those who watch it."""
+"""The interface between a discovery and those who watch it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..concepts import Vector
 
 @dataclass(frozen=True)
 class Progress:
-    """What is known after a step.
+    """The state of a discovery after a step.
 
     Attributes:
         step, steps: how many are done, and how many there are.

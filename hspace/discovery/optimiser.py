@@ -54,7 +54,7 @@ class VectorOptimiser:
 
     @property
     def steering_vector(self) -> torch.Tensor:
-        """What is added to h at the next step: `[C, H, W]`, or with `spatial_mean` near the end `[C, 1, 1]`."""
+        """The tensor to add to h at the next step: `[C, H, W]`, or with `spatial_mean` near the end `[C, 1, 1]`."""
         if self.settings.spatial_mean and self.near_end:
             return self.vector.mean((1, 2), keepdim=True)
         return self.vector
@@ -99,12 +99,12 @@ class VectorOptimiser:
 
     @property
     def scale(self) -> float:
-        """What the finished vector is multiplied by: 1 over its reach where that is more than 1."""
+        """The factor on the finished vector: 1 over its reach where that is more than 1, else 1."""
         reach = self.reach or 0.0
         return 1 / reach if self.settings.calibrate and self.finished and reach > 1 else 1.0
 
     def state(self) -> dict[str, torch.Tensor]:
-        """What `resume` needs: Adam's moments, the step, and the size of h that rates refer to."""
+        """The tensors that `resume` needs: Adam's moments, the step, and the size of h that rates refer to."""
         state = self.adam.state.get(self.vector, {})
         return {
             "step": torch.tensor(float(self.step)),

@@ -1,4 +1,4 @@
-"""What a running discovery shows: the same seeds without the vector and with it as it is so far."""
+"""The preview of a running discovery: the same seeds without the vector, and with it as it is so far."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What makes one way to discover different from another."""
+"""Discovery methods as values: the parts in which one differs from another."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Run:
         shape: of a batch of latents, `[B, C, h, w]`.
         device: of the model.
         vector: gives the vector so far.
-        preview: draws what the observer is shown; None for the states themselves.
+        preview: makes the pictures for the observer; None shows it the states themselves.
     """
 
     settings: DiscoverySettings

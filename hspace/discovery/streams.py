@@ -8,7 +8,7 @@ import torch
 
 
 class Stream(IntEnum):
-    """What random numbers are for. The numbers are part of what makes a seed reproducible and never change."""
+    """The purposes of random numbers. The values are part of a seed's meaning and never change."""
 
     PAIR_ORDER = 1
     ROLL_OUT_START = 2

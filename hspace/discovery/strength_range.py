@@ -33,7 +33,7 @@ SATURATED = 0.9
 
 @dataclass(frozen=True)
 class Row:
-    """What the model says of its images at one strength.
+    """The model's judgement of its images at one strength.
 
     Attributes:
         concept: share of the images with the concept.

@@ -1,4 +1,4 @@
-"""What prompts ask for, and which concepts that switches on."""
+"""Requests in prompts, and the rules by which they switch concepts on."""
 
 from .rules import TOPICS, PromptRule, concepts_from_prompt, make_rule, without_requests
 from .trace import prompt_texts

@@ -16,7 +16,7 @@ _BEFORE = re.compile(
     r"|\b((?:of|with|from) )$",
     re.IGNORECASE,
 )
-"""What may stand between a request and the beginning of its clause; a preposition may follow other words."""
+"""Words allowed between a request and the beginning of its clause; a preposition may follow other words."""
 _AFTER = re.compile(
     r"(?:,? (?:please|at all|whatsoever|anywhere|whatever|in (?:it|sight|the "
     r"(?:picture|image|frame|scene))|content|scenes?|imagery"

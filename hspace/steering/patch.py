@@ -114,7 +114,7 @@ class SteeringPatch:
         return transformer_options.get(RUNS_KEY, {}).get(self.key)
 
     def start_call(self, run: SteeringRun, x: torch.Tensor, dtype, transformer_options: dict) -> SteeringCall | None:
-        """What one model call on `x` `[chunks * images, C, h, w]` adds; None where it is not steered at all."""
+        """The call's resolved state for `x` `[chunks * images, C, h, w]`; None where nothing in it is steered."""
         chunks = self._steered_chunks(run, transformer_options)
         if not any(chunks):
             return None

@@ -1,4 +1,4 @@
-"""What steering works out for a sampling run and for one call of the U-Net."""
+"""The resolved state of steering: for a sampling run, and for one call of the U-Net."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..concepts import resize_vector
 
 @dataclass
 class SteeringRun:
-    """What one sampling run needs; lives in that run's transformer_options and dies with it.
+    """The state of one sampling run; lives in that run's transformer_options and dies with it.
 
     Attributes:
         sigma_start, sigma_end: steer while `sigma_end <= sigma <= sigma_start`.
@@ -47,7 +47,7 @@ class SteeringRun:
 
 @dataclass
 class SteeringCall:
-    """What one call of the U-Net adds to h, with what it takes to work that out at another size of h.
+    """The addition to h of one call of the U-Net, and its parts, to compose it again at another size of h.
 
     Attributes:
         chunks: for each chunk of the batch, true where it is steered.

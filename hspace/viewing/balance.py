@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from ..comfy_compat import clip_text_towers, projected_texts, text_projection, vision_projection
 
 LOGIT_SCALE = 100.0
-"""What CLIP was trained with: probabilities are the softmax of 100 x cosine."""
+"""CLIP's trained scale: probabilities are the softmax of 100 x cosine."""
 MARGIN = 0.05
 """An image is left unjudged where the probabilities of its two best labels lie closer together than this."""
 FAIR_COSINE = 0.1
@@ -34,7 +34,7 @@ REMEDY = (
 
 @dataclass(frozen=True)
 class Balance:
-    """What CLIP sees in a batch of images.
+    """CLIP's judgement of a batch of images.
 
     Args:
         labels: n texts.

@@ -1,4 +1,4 @@
-"""What people would rather look at than read, as IMAGE tensors `[1, H, W, 3]`, float32 in [0, 1]."""
+"""Charts as IMAGE tensors `[1, H, W, 3]`, float32 in [0, 1]."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def balance_chart(balance: Balance, size: tuple[int, int] = (768, 512)) -> torch
 def inspection_picture(inspection: Inspection, comparison: Comparison | None = None) -> torch.Tensor:
     """Energy over h-space, power spectrum and channel norms, each explained beneath; 1024 x 512.
 
-    With a comparison, its second vector is drawn beside the first, and a fourth panel shows where the two agree; 1364 x
+    With a comparison, its second vector is shown beside the first, and a fourth panel shows where the two agree; 1364 x
     512.
     """
     panels = 3 if comparison is None else 4

@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items):
-    """Where no Chromium starts, the tests of this folder are skipped with the line that says how to get one.
+    """If no Chromium starts, the tests of this folder are skipped with the line that says how to get one.
 
     In a process of its own: Playwright leaves an event loop running, and then no other test can have one.
     """

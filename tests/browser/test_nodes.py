@@ -3,8 +3,10 @@
 import re
 
 import pytest
+import torch
 
 from helpers import ROOT
+from hspace import Provenance, Vector, save_concept
 
 PAGES = sorted((ROOT / "web" / "docs").glob("*.md"))
 SEARCHES = {
@@ -64,3 +66,37 @@ def test_load_shows_at_which_strengths_a_vector_is_of_use(editor):
         timeout=60_000,
     )
     editor.wait_for_images(timeout=60)
+
+
+SENTINEL = "<img src=x onerror=window.strangers_script_ran=1><b>"
+
+
+def test_text_on_a_node_is_text_and_no_html(editor):
+    """A stranger's vector file and a stranger's workflow name their concept in HTML."""
+    vector = Vector(torch.zeros(192, 4, 4), SENTINEL, "EmojiModel", Provenance(strength_saturates=0.5))
+    save_concept(vector, editor.server.base / "models" / "concept_vectors" / "stranger")
+    editor.open_template("discover_and_steer")
+    for name, value in {"steps": 4, "batch_size": 2, "sample_count": 2, "name": SENTINEL}.items():
+        editor.set_widget("HSpaceDiscoverConcept", name, value)
+    editor.set_widget("KSampler", "steps", 1)
+    editor.page.evaluate(
+        """() => {
+            const load = LiteGraph.createNode('HSpaceLoadConcept'), show = LiteGraph.createNode('HSpaceInspectConcept');
+            app.graph.add(load);
+            app.graph.add(show);
+            load.connect(0, show, 0);
+            const image = LiteGraph.createNode('PreviewImage');
+            app.graph.add(image);
+            show.connect(1, image, 0);
+        }"""
+    )
+    editor.page.evaluate("() => app.refreshComboInNodes()")
+    editor.set_widget("HSpaceLoadConcept", "concept_name", "stranger.safetensors")
+    editor.press_run()
+    shown = """kind => app.graph.nodes.find(n => n.type === kind).widgets.some(
+        widget => typeof widget.value === 'string' && widget.value.startsWith('&lt;img'))"""
+    for kind in ("HSpaceLoadConcept", "HSpaceDiscoverConcept"):
+        editor.page.wait_for_function(shown, arg=kind, timeout=120_000)
+    editor.wait_for_images(timeout=120)
+    editor.page.get_by_text(SENTINEL).first.wait_for()
+    assert editor.page.evaluate("() => window.strangers_script_ran") is None

@@ -1,4 +1,4 @@
-"""What the composition tests share: every U-Net architecture at small width, conditionings, and recorded calls.
+"""Shared by the composition tests: every U-Net architecture at small width, conditionings, and recorded calls.
 
 A model is built the way a checkpoint is loaded: a state dict of random weights, ComfyUI's own detection of the
 architecture from it, ComfyUI's own configuration class, its `get_model` and its `load_model_weights`.
