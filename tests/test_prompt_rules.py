@@ -109,7 +109,7 @@ def test_nodes():
         ("a bloody  battle , no horses", "a bloody  battle , no horses"),
     ],
 )
-def test_wishes_are_taken_out_where_they_stand_by_themselves(prompt, left):
+def test_requests_are_removed_where_they_stand_by_themselves(prompt, left):
     rules = tuple(make_rule(CALM, topic) for topic in PRESETS)
     assert without_requests(prompt, rules) == left
 
@@ -119,7 +119,7 @@ def test_custom_phrases_are_taken_out():
     assert without_requests("a heroine, keep it calm, dusk", rules) == "a heroine, dusk"
 
 
-def test_taking_wishes_out_never_leaves_half_a_refusal():
+def test_removing_requests_never_leaves_half_a_refusal():
     """The rest of a prompt contains nothing that a request in it refused: whole clauses go, or nothing does."""
     rules = tuple(make_rule(CALM, topic) for topic in PRESETS)
     for topics, prompt in labelled_prompts("prompts_seen.tsv"):
@@ -135,7 +135,7 @@ def find_bare_refusals(prompt: str, left: str) -> list[str]:
     return [piece for piece in pieces if piece and not any(clause.startswith(piece) for clause in clauses)]
 
 
-def test_the_node_takes_wishes_out_only_when_asked():
+def test_the_node_removes_requests_only_when_asked():
     (rules,) = run_node("HSpacePromptRule", concept=CALM, topic="violence")
     text = "a heroine, no violence"
     assert run_node("HSpaceConceptsFromPrompt", prompt=text, rules=rules)[2] == text

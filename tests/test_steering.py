@@ -20,17 +20,17 @@ def h_of(model, **options):
 
 
 def halves(record):
-    """h by CFG branch: 0 positive, 1 negative."""
+    """h by half of CFG: 0 positive, 1 negative."""
     chunks = record["h"].chunk(len(record["cond_or_uncond"]))
     return dict(zip(record["cond_or_uncond"], chunks, strict=True))
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
-@pytest.mark.parametrize(("branch", "steered"), [("positive", {0}), ("negative", {1}), ("both", {0, 1})])
-def test_exactly_h_plus_strength_times_v(model, batch, branch, steered):
+@pytest.mark.parametrize(("half", "steered"), [("positive", {0}), ("negative", {1}), ("both", {0, 1})])
+def test_exactly_h_plus_strength_times_v(model, batch, half, steered):
     v = random_vector()
     plain = h_of(model, batch=batch, steps=1)[0]
-    changed = h_of(apply_steering(model, v, 2.5, half=branch), batch=batch, steps=1)[0]
+    changed = h_of(apply_steering(model, v, 2.5, half=half), batch=batch, steps=1)[0]
     for index, h in halves(plain).items():
         wanted = h + 2.5 * v.tensor if index in steered else h
         assert torch.equal(halves(changed)[index], wanted)

@@ -6,7 +6,6 @@ import comfy.k_diffusion.sampling
 import torch
 
 from .frozen_model import FrozenModel
-from .optimiser import VectorOptimiser
 
 IMAGES, STEPS, CFG = 2, 5, 4.0
 
@@ -36,14 +35,20 @@ class Preview:
         self._plain: torch.Tensor | None = None
         self._latest = self.start
 
-    def after(self, optimiser: VectorOptimiser) -> torch.Tensor:
-        """One latent `[1, C, 2 h, IMAGES * w]`, unsteered above and steered below, of the last multiple of `every`."""
+    def show(self, vector: torch.Tensor, step: int, last: bool) -> torch.Tensor:
+        """One latent `[1, C, 2 h, IMAGES * w]`: unsteered above, steered below as of the last multiple of `every`.
+
+        Args:
+            vector: `[C, H, W]` or `[C, 1, 1]`, as it is after this step.
+            step: number of the step.
+            last: true for the last step, which is always shown.
+        """
         with torch.no_grad(), self.model.uncounted():
             if self._plain is None:
                 self._plain = self._sample(None)
                 self._latest = torch.cat([self._plain] * 2, dim=-2)
-            if optimiser.step % self.every == 0 or optimiser.finished:
-                self._latest = torch.cat([self._plain, self._sample(optimiser.steering_vector)], dim=-2)
+            if step % self.every == 0 or last:
+                self._latest = torch.cat([self._plain, self._sample(vector)], dim=-2)
         return self._latest
 
     def _sample(self, add: torch.Tensor | None) -> torch.Tensor:

@@ -65,5 +65,6 @@ class Run:
         """
         comfy.model_management.throw_exception_if_processing_interrupted()
         optimiser = self.optimiser
-        shown = states if self.preview is None else self.preview.after(optimiser)
-        self.observer.step(Progress(optimiser.step, self.settings.steps, optimiser.losses[-1], shown, self.vector))
+        if self.preview is not None:
+            states = self.preview.show(optimiser.steering_vector, optimiser.step, optimiser.finished)
+        self.observer.step(Progress(optimiser.step, self.settings.steps, optimiser.losses[-1], states, self.vector))

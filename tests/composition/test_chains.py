@@ -62,16 +62,16 @@ def test_order_of_unlike_nodes(model):
 def test_branches_of_a_graph_are_apart(model):
     """The model, and clones steered in other ways, give what they gave whatever runs between."""
     a, b, _ = vectors(model, 3)
-    branches = {
+    models = {
         "plain": model,
         "a": apply_steering(model, a, 2.0),
         "b": apply_steering(model, b, 2.0),
         "a and b": apply_steering(apply_steering(model, a, 2.0), b, 2.0),
         "clone": apply_steering(model, a, 2.0).clone(),
     }
-    first = {name: sample(branch) for name, branch in branches.items()}
+    first = {name: sample(steered) for name, steered in models.items()}
     for name in ["a and b", "plain", "b", "clone", "a", "plain"]:
-        assert torch.equal(sample(branches[name]), first[name])
+        assert torch.equal(sample(models[name]), first[name])
     assert torch.equal(first["clone"], first["a"])
     assert len({tuple(image.flatten().tolist()) for image in first.values()}) == 4
 

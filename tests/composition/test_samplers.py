@@ -168,14 +168,14 @@ def run_guider(guider, model, batch=1, noise_seed=0):
 
 
 @pytest.mark.parametrize("tokens", [7, 40], ids=["one call", "calls of their own"])
-@pytest.mark.parametrize("branch", ["positive", "negative", "both"])
+@pytest.mark.parametrize("half", ["positive", "negative", "both"])
 @pytest.mark.parametrize("name", GUIDERS)
-def test_branches_under_guiders(model, name, branch, tokens):
+def test_halves_under_guiders(model, name, half, tokens):
     make, positive, negative = GUIDERS[name]
     prompts = {"a": conditioning(model, 1), "b": conditioning(model, 2, tokens), "c": conditioning(model, 3)}
-    names = {"positive": positive, "negative": negative, "both": positive + negative}[branch]
+    names = {"positive": positive, "negative": negative, "both": positive + negative}[half]
     v = vector_for(model)
-    found = run_guider(make(apply_steering(model, v, STRENGTH, half=branch), *prompts.values()), model)
+    found = run_guider(make(apply_steering(model, v, STRENGTH, half=half), *prompts.values()), model)
     if not names:
         assert torch.equal(found, run_guider(make(model, *prompts.values()), model))
         return
