@@ -9,7 +9,7 @@ import torch
 from demo.generate import CFG, STEPS, decode, encode, noise_for
 from hspace import Vector
 from hspace.bottleneck import find_bottleneck
-from hspace.comfy_compat import DECODER_ENTRANCE, clone_options, put_first
+from hspace.comfy_compat import DECODER, clone_options, put_first
 from hspace.discovery.distilled import LEARN_UNTIL
 
 SLD_SETTINGS = {
@@ -77,7 +77,7 @@ class _HRecorder(comfy.samplers.CFGGuider):
         h_by_cond: dict[int, torch.Tensor] = {}
 
         def record(h, hsp, transformer_options):
-            if transformer_options["block"] == DECODER_ENTRANCE:
+            if transformer_options["block"] == (DECODER, 0):
                 indices = transformer_options["cond_or_uncond"]
                 h_by_cond.update(zip(indices, h.float().chunk(len(indices)), strict=True))
             return h, hsp

@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from hspace.comfy_compat import DECODER_ENTRANCE
+from hspace.comfy_compat import DECODER
 from hspace.discovery import DISTILLED
 from hspace.discovery import distilled as loop
 from hspace.discovery.frozen_model import FrozenModel
@@ -15,6 +15,9 @@ from hspace.discovery.run import Run
 from hspace.discovery.streams import generator
 
 from .common import Bench, Steer, Stream, Task
+
+ENTRANCE = (DECODER, 0)
+"""`transformer_options["block"]` at the bottleneck."""
 
 
 class Extension:
@@ -24,7 +27,7 @@ class Extension:
         block: `transformer_options["block"]` of the output-block patch that adds it.
     """
 
-    block = DECODER_ENTRANCE
+    block = ENTRANCE
 
     def tensors(self, shape: torch.Size) -> list[torch.Tensor]:
         """What to start from, for a vector of shape `[C, H, W]`."""
@@ -114,12 +117,12 @@ def discover_extended(bench: Bench, task: Task, seed: int, *, extension: Extensi
 
     def states(run: Run, samples: list[torch.Tensor] | None) -> torch.Tensor:
         adam = run.optimiser.adam
-        tensors.extend(t.to(run.device).requires_grad_() for t in extension.tensors(run.optimiser.vector.shape))
+        tensors.extend(t.to(run.device).requires_grad_() for t in extension.tensors(run.optimiser.tensors[0].shape))
         adam.add_param_group({"params": tensors})
 
         def set_rate(adam, args, kwargs) -> None:
             vector, beside = adam.param_groups
-            beside["lr"] = extension.rate(vector["lr"], run.optimiser.rms)
+            beside["lr"] = extension.rate(vector["lr"], run.optimiser.rms[0])
 
         adam.register_step_pre_hook(set_rate)
         model = run.model
@@ -142,14 +145,14 @@ def _steer(
 
     def add(h, hsp, transformer_options):
         block = transformer_options["block"]
-        if block not in (DECODER_ENTRANCE, extension.block):
+        if block not in (ENTRANCE, extension.block):
             return h, hsp
         indices = transformer_options["cond_or_uncond"]
         place = places(sampling, transformer_options["sigmas"][:1])
 
         def steered(chunk: torch.Tensor) -> torch.Tensor:
             total = torch.zeros(())
-            if block == DECODER_ENTRANCE:
+            if block == ENTRANCE:
                 total = total + vector
             if block == extension.block:
                 total = total + scale * extension(tensors, chunk, place)

@@ -40,7 +40,7 @@ def respodiff(run: Run, samples: Samples) -> torch.Tensor:
     """
     while not run.finished:
         pairs = run.pairs(run.optimiser.step)
-        x, sigma = _state_of_run(run, pairs, run.optimiser.steering_vector.detach())
+        x, sigma = _state_of_run(run, pairs, run.optimiser.snapshot())
         run.report(teach(run, x, sigma, pairs))
     return x
 
@@ -112,7 +112,7 @@ def discover_slider(bench: Bench, task: Task, seed: int) -> tuple[Steer, int]:
 
 def _learn_slider(run: Run, slider: Slider) -> torch.Tensor:
     """Steps towards `base + g (concept - base)` on states of runs with the LoRA; the vector stays zero."""
-    optimiser, nothing = torch.optim.AdamW(slider.parameters(), lr=SLIDER_RATE), torch.zeros_like(run.optimiser.vector)
+    optimiser, nothing = torch.optim.AdamW(slider.parameters(), lr=SLIDER_RATE), run.optimiser.snapshot()
     while not run.finished:
         pairs = run.pairs(run.optimiser.step)
         with slider.on_the_model():
@@ -150,7 +150,7 @@ class State:
 
     def errors(self, run: Run) -> torch.Tensor:
         """Errors `[B]` of the vector so far."""
-        (student,) = run.model.predict([self.prompts], self.x, self.sigma, add=run.optimiser.steering_vector)
+        (student,) = run.model.predict([self.prompts], self.x, self.sigma, add=run.optimiser.addition)
         return run.recipe.error(student, self.target, self.base, self.scale)
 
 
@@ -242,7 +242,7 @@ class _Best(_Watching):
     def __init__(self, run: Run):
         super().__init__(run)
         self.states = _unsteered_states(run, 0)[::4]
-        self.vector, self.lowest = run.optimiser.vector.detach().clone(), float("inf")
+        self.tensors, self.lowest = run.optimiser.snapshot(), float("inf")
 
     def watch(self, progress: Progress) -> None:
         if progress.step * 2 < progress.steps or progress.step % CHECK_EVERY:
@@ -251,15 +251,14 @@ class _Best(_Watching):
             loss = sum(state.errors(self.run).mean().item() for state in self.states)
         if loss < self.lowest:
             self.lowest = loss
-            self.vector.copy_(self.run.optimiser.vector.detach())
+            self.tensors = self.run.optimiser.snapshot()
 
 
 def keep_best(run: Run, samples: Samples) -> torch.Tensor:
     """Discovery as it is, but it ends with the vector of `_Best`."""
     best = _Best(run)
     images = learn(replace(run, observer=best), samples)
-    with torch.no_grad():
-        run.optimiser.vector.copy_(best.vector)
+    run.optimiser.restore(best.tensors)
     return images
 
 
@@ -268,11 +267,11 @@ class _Mean(_Watching):
 
     def __init__(self, run: Run):
         super().__init__(run)
-        self.total, self.count = torch.zeros_like(run.optimiser.vector), 0
+        self.totals, self.count = dict.fromkeys(run.optimiser.tensors, 0.0), 0
 
     def watch(self, progress: Progress) -> None:
         if progress.step > REACH_FROM * progress.steps:
-            self.total += self.run.optimiser.vector.detach()
+            self.totals = {site: self.totals[site] + tensor for site, tensor in self.run.optimiser.snapshot().items()}
             self.count += 1
 
 
@@ -280,8 +279,7 @@ def average(run: Run, samples: Samples) -> torch.Tensor:
     """Discovery as it is, but it ends with the mean of the vectors of its last quarter."""
     mean = _Mean(run)
     images = learn(replace(run, observer=mean), samples)
-    with torch.no_grad():
-        run.optimiser.vector.copy_(mean.total / mean.count)
+    run.optimiser.restore({site: total / mean.count for site, total in mean.totals.items()})
     return images
 
 
@@ -291,9 +289,9 @@ def second_order(run: Run, samples: Samples) -> torch.Tensor:
     affordable = run.settings.steps * batch * 5
     states = _unsteered_states(run, 0)
     lbfgs = torch.optim.LBFGS(
-        [optimiser.vector], max_iter=10**6, max_eval=10**6, history_size=20, line_search_fn="strong_wolfe"
+        list(optimiser.tensors.values()), max_iter=10**6, max_eval=10**6, history_size=20, line_search_fn="strong_wolfe"
     )
-    best = optimiser.vector.detach().clone()
+    best = optimiser.snapshot()
 
     def closure() -> torch.Tensor:
         if run.model.evaluations + 2 * batch * len(states) > affordable:
@@ -307,13 +305,12 @@ def second_order(run: Run, samples: Samples) -> torch.Tensor:
             total += errors.sum().item()
         optimiser.losses.append(total / (len(states) * batch))
         if optimiser.losses[-1] == min(optimiser.losses):
-            best.copy_(optimiser.vector.detach())
+            best.update(optimiser.snapshot())
         return torch.tensor(total)
 
     with torch.enable_grad(), contextlib.suppress(_BudgetSpentError):
         lbfgs.step(closure)
-    with torch.no_grad():
-        optimiser.vector.copy_(best)
+    optimiser.restore(best)
     optimiser.losses += [min(optimiser.losses)] * (run.settings.steps - len(optimiser.losses))
     return states[-1].x
 

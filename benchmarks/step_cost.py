@@ -110,7 +110,7 @@ def _costs_of_passes(run: Run, repeats: int) -> dict[str, Cost]:
 
     def step() -> None:
         with torch.enable_grad():
-            (student,) = frozen.predict([prompts], x, sigma, add=run.optimiser.steering_vector)
+            (student,) = frozen.predict([prompts], x, sigma, add=run.optimiser.addition)
             run.descend(mean_square(student - target))
 
     def checkpointed() -> None:

@@ -42,19 +42,29 @@ class Bottleneck:
     Attributes:
         family: "SD1", "SD2", "SDXL" and so on; vectors of one family fit all its fine-tunes. Architectures without a
             name here go by the class of ComfyUI's model configuration, e.g. "SVD_img2vid".
-        channels: C of h, e.g. 1280 for SD 1.x.
-        downscale: latent pixels per h pixel along each side, e.g. 8 for SD 1.x and 4 for SDXL.
+        decoder: channels of h and latent pixels per h pixel along each side, at each site: the entrance of the decoder
+            (site 0, h-space) and those of its further blocks; (1280, 8) first for SD 1.x, (1280, 4) for SDXL.
         prediction_type: "epsilon", "v_prediction" and so on, as the model is sampled: ModelSampling nodes count.
     """
 
     family: str
-    channels: int
-    downscale: int
+    decoder: tuple[tuple[int, int], ...]
     prediction_type: str
 
-    def map_size(self, latent_height: int, latent_width: int) -> tuple[int, int]:
-        """Height and width of h for a latent of that size; strided convolutions round up."""
-        return -(-latent_height // self.downscale), -(-latent_width // self.downscale)
+    @property
+    def channels(self) -> int:
+        """C of h in the bottleneck."""
+        return self.decoder[0][0]
+
+    @property
+    def sites(self) -> range:
+        """The numbers of the sites."""
+        return range(len(self.decoder))
+
+    def map_size(self, latent_height: int, latent_width: int, site: int = 0) -> tuple[int, int]:
+        """Height and width of h at a site for a latent of that size; strided convolutions round up."""
+        downscale = self.decoder[site][1]
+        return -(-latent_height // downscale), -(-latent_width // downscale)
 
     def check_fits(self, concept: Concept) -> None:
         """Raise ValueError where a concept was found on another model family or width."""
@@ -66,6 +76,15 @@ class Bottleneck:
                     f"model, "
                     "or discover it again on this one."
                 )
+            for site, tensor in vector.decoder.items():
+                width = self.decoder[site][0] if site in self.sites else None
+                if width != len(tensor):
+                    found = "has none" if width is None else f"has {width} channels there"
+                    raise ValueError(
+                        f"concept: '{vector.name}' acts on decoder block {site} with {len(tensor)} channels, but "
+                        f"the model "
+                        f"{found}. Use a vector of the same base model, or discover it again on this one."
+                    )
 
 
 def find_bottleneck(model) -> Bottleneck:
@@ -77,8 +96,7 @@ def find_bottleneck(model) -> Bottleneck:
     structure = unet_structure(model)
     return Bottleneck(
         family=_family(structure),
-        channels=structure.channels,
-        downscale=2 ** (len(structure.channel_mult) - 1),
+        decoder=structure.decoder,
         prediction_type=_prediction_type(model),
     )
 

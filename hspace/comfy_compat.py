@@ -38,8 +38,9 @@ import latent_preview  # noqa: E402
 from comfy.ldm.modules.attention import attention_pytorch  # noqa: E402
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel  # noqa: E402
 
-DECODER_ENTRANCE = ("output", 0)
-"""`transformer_options["block"]` where an output-block patch sees h as the decoder gets it."""
+DECODER = "output"
+"""`transformer_options["block"]` is (this, site) when an output-block patch sees h at the entrance of a decoder block.
+"""
 ROLE_KEY = "hspace_role"
 """Key of a conditioning's options that says which part it plays in discovery."""
 _NOT_MERGEABLE = ("control", "gligen", "hooks", "start_percent", "end_percent", "timestep_start", "timestep_end")
@@ -51,12 +52,13 @@ class UnetStructure:
 
     Attributes:
         config_name: class of the model configuration, e.g. "SDXL".
-        channels: width of the bottleneck.
+        decoder: channels of h and latent pixels per pixel of h at the entrance of each decoder block, before the skip
+            connection joins; the first is the bottleneck.
         temporal: true for video models.
     """
 
     config_name: str
-    channels: int
+    decoder: tuple[tuple[int, int], ...]
     channel_mult: tuple[int, ...]
     context_dim: int | None
     transformer_depth: tuple[int, ...]
@@ -81,13 +83,23 @@ def unet_structure(model) -> UnetStructure:
     config = model.model.model_config.unet_config
     return UnetStructure(
         config_name=type(model.model.model_config).__name__,
-        channels=unet.model_channels * unet.channel_mult[-1],
+        decoder=_decoder_entrances(unet),
         channel_mult=tuple(unet.channel_mult),
         context_dim=config.get("context_dim"),
         transformer_depth=tuple(config.get("transformer_depth", ())),
         transformer_depth_middle=config.get("transformer_depth_middle"),
         temporal=bool(config.get("use_temporal_attention")),
     )
+
+
+def _decoder_entrances(unet: UNetModel) -> tuple[tuple[int, int], ...]:
+    """See `UnetStructure.decoder`. A level has one block more in the decoder than in the encoder."""
+    channels, entrances = unet.model_channels * unet.channel_mult[-1], []
+    for level, multiplier in reversed(list(enumerate(unet.channel_mult))):
+        for _ in range(unet.num_res_blocks[level] + 1):
+            entrances.append((channels, 2**level))
+            channels = unet.model_channels * multiplier
+    return tuple(entrances)
 
 
 def unet_of(model) -> torch.nn.Module:

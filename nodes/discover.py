@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..hspace.discovery import METHODS, DiscoverySettings, PromptPairs, discover
+from ..hspace.discovery import METHODS, SITES, DiscoverySettings, PromptPairs, discover
 from ..hspace.prompts import prompt_texts
 from ..hspace.viewing import loss_plot
 from .base import CATEGORY, ConceptVector, SearchableNode
@@ -159,6 +159,15 @@ class DiscoverConcept(SearchableNode):
                     tooltip="Keeps one value per channel, the mean over the map, instead of a map: the same change "
                     "wherever the subject is, and gentler on the rest of the image. Loses what depends on "
                     "position.",
+                ),
+                io.Combo.Input(
+                    "sites",
+                    options=list(SITES),
+                    default="bottleneck",
+                    optional=True,
+                    tooltip="Where the vector acts. bottleneck: a map in h-space, as published. decoder: one value a "
+                    "channel at every block of the decoder, which reaches further in models whose decoder hears the "
+                    "prompt, as that of SD does.",
                 ),
             ],
             outputs=[

@@ -6,6 +6,8 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from helpers import CONTEXT, TINY_UNET, conditioning, random_vector, sample, tiny_model
+from hspace.bottleneck import find_bottleneck
+from hspace.concepts import Vector
 from hspace.steering import apply_steering
 
 
@@ -33,11 +35,34 @@ def twin(model) -> UNet2DConditionModel:
     return unet.eval()
 
 
+def at_every_site(unet, vector, strength):
+    """Hooks before the residual layer of each decoder block, whose input is h and the skip connection side by side."""
+    layers = [layer for block in unet.up_blocks for layer in block.resnets]
+    for site, tensor in vector.tensors.items():
+
+        def add(module, inputs, tensor=tensor):
+            joined, *rest = inputs
+            h, skip = joined[:, : len(tensor)], joined[:, len(tensor) :]
+            return torch.cat([h + strength * tensor, skip], dim=1), *rest
+
+        layers[site].register_forward_pre_hook(add)
+
+
+def on_mid_block(unet, vector, strength):
+    """A hook on the middle block."""
+    unet.mid_block.register_forward_hook(lambda module, inputs, output: output + strength * vector.tensor)
+
+
 @pytest.mark.parametrize("strength", [0.0, 1.0, -3.5])
-def test_steered_prediction_equals_a_hook_on_mid_block(strength):
+@pytest.mark.parametrize("register", [on_mid_block, at_every_site])
+def test_steered_prediction_equals_plain_hooks(strength, register):
     model, v = tiny_model(), random_vector()
+    if register is at_every_site:
+        widths = [channels for channels, _ in find_bottleneck(model).decoder]
+        decoder = {site: torch.randn(width, 1, 1) for site, width in enumerate(widths) if site}
+        v = Vector(v.tensor, "test", v.family, decoder=decoder)
     unet = twin(model)
-    unet.mid_block.register_forward_hook(lambda module, inputs, output: output + strength * v.tensor)
+    register(unet, v, strength)
     positive = conditioning(1)
     seen = {}
 

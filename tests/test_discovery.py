@@ -110,14 +110,14 @@ def test_gradient_against_finite_differences_in_float64(method, config):
     class Probe(VectorOptimiser):
         def descend(self, errors):
             self.loss = errors.detach().sum().item()
-            (self.gradient,) = torch.autograd.grad(errors.sum(), self.vector)
+            (self.gradient,) = torch.autograd.grad(errors.sum(), self.tensors[0])
             self.losses.append(0.0)
 
     def probe(vector):
         probes = []
 
         def states(run, samples):
-            probes.append(Probe(run.optimiser.vector, run.recipe, run.settings))
+            probes.append(Probe(run.optimiser.tensors, run.recipe, run.settings))
             run.optimiser = probes[0]
             return RECIPES[method].states(run, samples)
 

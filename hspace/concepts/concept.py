@@ -210,19 +210,30 @@ def _check_mix(concept: Concept) -> None:
     vectors = concept.vectors()
     for other in vectors[1:]:
         first = vectors[0]
-        if (first.family, first.tensor.shape[0]) != (other.family, other.tensor.shape[0]):
+        widths = [
+            {
+                site: len(tensor)
+                for site, tensor in vector.tensors.items()
+                if site in (first.tensors.keys() & other.tensors)
+            }
+            for vector in (first, other)
+        ]
+        if first.family != other.family or widths[0] != widths[1]:
             raise ValueError(
                 f"Concepts of different models do not mix: {_identity(first)}, {_identity(other)}. "
                 "Use vectors found on the same base model."
             )
-    maps = [vector for vector in vectors if vector.tensor.shape[1:] != (1, 1)]
-    for other in maps[1:]:
-        if other.tensor.shape != maps[0].tensor.shape:
-            raise ValueError(
-                f"Concepts found at different image sizes do not mix: {_identity(maps[0])}, {_identity(other)}. Use "
-                f"one "
-                "Apply node for each, or find them at the same size."
-            )
+    mapped: dict[int, Vector] = {}
+    for vector in vectors:
+        for site, tensor in vector.tensors.items():
+            if tensor.shape[1:] == (1, 1):
+                continue
+            first = mapped.setdefault(site, vector)
+            if tensor.shape != first.tensors[site].shape:
+                raise ValueError(
+                    f"Concepts found at different image sizes do not mix: {_identity(first)}, {_identity(vector)}. Use "
+                    "one Apply node for each, or find them at the same size."
+                )
 
 
 def _identity(vector: Vector) -> str:

@@ -23,6 +23,7 @@ class Provenance:
         pairs: number of prompt pairs.
         steps, batch_size, learning_rate, guidance, seed: settings of the discovery.
         spatial_mean: true where the vector is the mean of the map that was learnt.
+        sites: "decoder" where it acts on all decoder blocks.
         model_patches: which patches the model had, e.g. "128 weights (LoRA, merge ...)".
         reach: how far it moved predictions along the concept before it was scaled (`objective.relative_reach`).
         scale: factor that calibration multiplied it by.
@@ -49,6 +50,7 @@ class Provenance:
     guidance: float | None = None
     seed: int | None = None
     spatial_mean: bool = False
+    sites: str = ""
     model_patches: str = ""
     reach: float | None = None
     scale: float | None = None

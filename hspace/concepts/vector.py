@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 
@@ -16,34 +16,61 @@ from .provenance import Provenance
 
 @dataclass(frozen=True, eq=False)
 class Vector(Concept):
-    """One vector in h-space.
+    """One vector: a tensor for each site of the U-Net's decoder that it acts on.
+
+    Site 0 is h-space, the entrance of the decoder; sites 1, 2 ... are the entrances of its further blocks, before the
+    skip connection joins.
 
     Args:
-        tensor: float32 on the CPU, `[C, H, W]`, or `[C, 1, 1]` for a vector without a spatial map.
+        tensor: of site 0, float32 on the CPU, `[C, H, W]`, or `[C, 1, 1]` for a vector without a spatial map.
         name: what people call the concept.
         family: base-model family as `Bottleneck.family` names it.
         provenance: how it was found.
+        decoder: tensors of further sites by number, `[C, H, W]` or `[C, 1, 1]`, C being the width of the site.
 
     Raises:
-        ValueError: another number of dimensions, or values that are not finite.
+        ValueError: another number of dimensions, values that are not finite, or a site below 1 among the further ones.
     """
 
     tensor: torch.Tensor
     name: str
     family: str
     provenance: Provenance = field(default_factory=Provenance)
+    decoder: Mapping[int, torch.Tensor] = field(default_factory=dict)
 
     def __post_init__(self):
-        if self.tensor.ndim != 3:
-            raise ValueError(f"Concept '{self.name}': a vector is [C, H, W], found {list(self.tensor.shape)}.")
-        if not torch.isfinite(self.tensor).all():
-            raise ValueError(f"Concept '{self.name}' has values that are not finite; find or download it again.")
-        object.__setattr__(self, "tensor", self.tensor.detach().to("cpu", torch.float32).contiguous().clone())
+        if any(site < 1 for site in self.decoder):
+            raise ValueError(f"Concept '{self.name}': decoder sites are numbered from 1, found {sorted(self.decoder)}.")
+        tensors = {}
+        for site, tensor in sorted({0: self.tensor, **self.decoder}.items()):
+            if tensor.ndim != 3:
+                raise ValueError(f"Concept '{self.name}': a vector is [C, H, W], found {list(tensor.shape)}.")
+            if not torch.isfinite(tensor).all():
+                raise ValueError(f"Concept '{self.name}' has values that are not finite; find or download it again.")
+            tensors[site] = tensor.detach().to("cpu", torch.float32).contiguous().clone()
+        object.__setattr__(self, "tensor", tensors.pop(0))
+        object.__setattr__(self, "decoder", MappingProxyType(tensors))
+
+    @property
+    def tensors(self) -> dict[int, torch.Tensor]:
+        """The tensors of all sites, by number."""
+        return {0: self.tensor, **self.decoder}
+
+    def scaled(self, factor: float) -> Vector:
+        """The vector times a number, at every site; `provenance` stays as it is."""
+        decoder = {site: factor * tensor for site, tensor in self.decoder.items()}
+        return replace(self, tensor=factor * self.tensor, decoder=decoder)
+
+    def __reduce__(self):
+        # A mapping proxy cannot be copied or pickled, and packs deep-copy what travels through graphs.
+        return Vector, (self.tensor, self.name, self.family, self.provenance, dict(self.decoder))
 
     @cached_property
     def _content(self) -> str:
-        values = self.tensor.numpy().tobytes()
-        return hashlib.sha256(f"{self.family}|{self.name}|{list(self.tensor.shape)}|".encode() + values).hexdigest()
+        digest = hashlib.sha256(f"{self.family}|{self.name}|".encode())
+        for site, tensor in self.tensors.items():
+            digest.update(f"{site}|{list(tensor.shape)}|".encode() + tensor.numpy().tobytes())
+        return digest.hexdigest()
 
     def __eq__(self, other):
         # Two loads of one file are one vector, so that sums store it once.
@@ -80,5 +107,5 @@ class UnfinishedVector(Vector):
         object.__setattr__(self, "state", MappingProxyType(dict(self.state)))
 
     def __reduce__(self):
-        values = (self.tensor, self.name, self.family, self.provenance, dict(self.state))
+        values = (self.tensor, self.name, self.family, self.provenance, dict(self.decoder), dict(self.state))
         return UnfinishedVector, values

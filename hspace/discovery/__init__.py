@@ -4,13 +4,14 @@ from .discover import Discovery, discover
 from .observer import Observer, Progress
 from .prompt_pairs import PromptPairs
 from .recipe import DISTILLED, PAPER, Recipe
-from .settings import METHODS, DiscoverySettings
+from .settings import METHODS, SITES, DiscoverySettings
 from .strength_range import StrengthRange, measure_range
 
 __all__ = [
     "DISTILLED",
     "METHODS",
     "PAPER",
+    "SITES",
     "Discovery",
     "DiscoverySettings",
     "Observer",

@@ -85,8 +85,7 @@ def discover(
         )
     shape = _latent_shape(model, settings, samples)
     if start_from is None:
-        zeros = torch.zeros(bottleneck.channels, *bottleneck.map_size(*shape[1:]))
-        start_from = Vector(zeros, settings.name, bottleneck.family)
+        start_from = _zeros(bottleneck, settings, shape)
     bottleneck.check_fits(start_from)
     sampled = 0
     if samples is None and recipe.needs_samples:
@@ -159,7 +158,8 @@ class _DiscoverySampler(comfy.samplers.Sampler):
         recomputed = decoder_layers(model) if settings.gradient_checkpointing else []
         with gradients_through(model), recomputing(recomputed):
             frozen = FrozenModel(model, PreparedPairs(to_normal(model_wrap.conds)), extra_args["model_options"])
-            optimiser = VectorOptimiser(self.start_from.tensor.to(noise.device, copy=True), self.recipe, settings)
+            start = {site: tensor.to(noise.device, copy=True) for site, tensor in self.start_from.tensors.items()}
+            optimiser = VectorOptimiser(start, self.recipe, settings)
             if isinstance(self.start_from, UnfinishedVector):
                 optimiser.resume(self.start_from.state)
             run = self._run = Run(
@@ -169,8 +169,8 @@ class _DiscoverySampler(comfy.samplers.Sampler):
                 run.preview = Preview(frozen, noise.shape[1:], self.observer.preview_every, settings.seed, noise.device)
             latents = self.recipe.states(run, self.samples)
             if settings.measure_range:
-                steering = optimiser.scale * optimiser.steering_vector.detach()
-                self.strengths = measure_range(frozen, steering, noise.shape[1:], settings.seed, settings.batch_size)
+                vector = {site: optimiser.scale * tensor.detach() for site, tensor in optimiser.addition.items()}
+                self.strengths = measure_range(frozen, vector, noise.shape[1:], settings.seed, settings.batch_size)
             return latents
 
     @property
@@ -186,11 +186,11 @@ class _DiscoverySampler(comfy.samplers.Sampler):
 
     def vector(self) -> Vector:
         """The vector as it is so far."""
-        optimiser, name, family = self.run.optimiser, self.settings.name, self.bottleneck.family
-        if not optimiser.finished:
-            tensor = optimiser.vector.detach() * optimiser.scale
-            return UnfinishedVector(tensor, name, family, self._provenance(), optimiser.state())
-        return Vector(optimiser.steering_vector.detach() * optimiser.scale, name, family, self._provenance())
+        optimiser = self.run.optimiser
+        found = optimiser.addition if optimiser.finished else optimiser.tensors
+        decoder = {site: tensor.detach() * optimiser.scale for site, tensor in found.items()}
+        values = (decoder.pop(0), self.settings.name, self.bottleneck.family, self._provenance(), decoder)
+        return Vector(*values) if optimiser.finished else UnfinishedVector(*values, optimiser.state())
 
     def _provenance(self) -> Provenance:
         settings, optimiser, texts = self.settings, self.run.optimiser, self.pairs.texts
@@ -213,6 +213,7 @@ class _DiscoverySampler(comfy.samplers.Sampler):
             guidance=settings.guidance,
             seed=settings.seed,
             spatial_mean=settings.spatial_mean and optimiser.finished,
+            sites="decoder" if len(optimiser.tensors) > 1 else "",
             model_patches=f"{patches} weights (LoRA, merge ...)" if patches else "",
             reach=optimiser.reach,
             scale=None if optimiser.reach is None else optimiser.scale,
@@ -222,6 +223,15 @@ class _DiscoverySampler(comfy.samplers.Sampler):
             final_loss=sum(recent) / len(recent) if recent else None,
             created_with=CREATED_WITH,
         )
+
+
+def _zeros(bottleneck: Bottleneck, settings: DiscoverySettings, shape: tuple[int, int, int]) -> Vector:
+    """What a discovery starts from: a map in the bottleneck, or one value a channel at each decoder block."""
+    if settings.sites == "bottleneck":
+        zeros = torch.zeros(bottleneck.channels, *bottleneck.map_size(*shape[1:]))
+        return Vector(zeros, settings.name, bottleneck.family)
+    zeros = {site: torch.zeros(channels, 1, 1) for site, (channels, _) in enumerate(bottleneck.decoder)}
+    return Vector(zeros.pop(0), settings.name, bottleneck.family, decoder=zeros)
 
 
 def _latent_shape(model, settings: DiscoverySettings, samples: list[torch.Tensor] | None) -> tuple[int, int, int]:

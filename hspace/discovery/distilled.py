@@ -118,10 +118,10 @@ def step_towards(
     """
     optimiser, near_end = run.optimiser, run.optimiser.near_end
     if optimiser.rms is None:
-        optimiser.rms = run.model.h_rms(prompts, x, sigma)
+        optimiser.rms = run.model.h_rms(prompts, x, sigma, optimiser.tensors)
     scale = prediction_scale(run.model.sampling, sigma)
     with torch.enable_grad():
-        (student,) = run.model.predict([prompts], x, sigma, add=optimiser.steering_vector)
+        (student,) = run.model.predict([prompts], x, sigma, add=optimiser.addition)
         run.descend(run.recipe.error(student, target, base, scale))
     student = student.detach()
     if near_end:

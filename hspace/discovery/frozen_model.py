@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -12,6 +13,9 @@ import torch
 from .. import comfy_compat as compat
 from ..concepts import resize_vector
 from .prompt_pairs import PreparedPairs
+
+Addition = Mapping[int, torch.Tensor]
+"""What is added to h, by site."""
 
 
 @dataclass
@@ -33,7 +37,7 @@ class FrozenModel:
     evaluations: int = 0
 
     def __post_init__(self):
-        self._added = torch.zeros(1, 1, 1)
+        self._added: Mapping[int, torch.Tensor] = {}
         self._steered_options = compat.clone_options(self.options)
         compat.use_differentiable_attention(self._steered_options["transformer_options"])
         compat.put_first(self._steered_options["transformer_options"], self._patch)
@@ -44,7 +48,7 @@ class FrozenModel:
         return self.model.model_sampling
 
     def predict(
-        self, prompts: list[list[dict]], x: torch.Tensor, sigma: torch.Tensor, add: torch.Tensor | None = None
+        self, prompts: list[list[dict]], x: torch.Tensor, sigma: torch.Tensor, add: Addition | None = None
     ) -> list[torch.Tensor]:
         """Denoised x0, float32 `[B, C, h, w]`, under each of several prepared prompts.
 
@@ -52,7 +56,8 @@ class FrozenModel:
             prompts: as `PreparedPairs` gives them.
             x: states `[B, C, h, w]`.
             sigma: `[B]`.
-            add: added to h: `[C, H, W]`, resized where h has another size, or `[C, 1, 1]`. Gradients go through it.
+            add: tensors to add to h, by site: `[C, H, W]`, resized where h has another size, or `[C, 1, 1]`. Gradients
+                go through them.
         """
         self.evaluations += x.shape[0] * len(prompts)
         if add is None:
@@ -61,7 +66,7 @@ class FrozenModel:
         return compat.denoise(self.model, prompts, x, sigma, self._steered_options)
 
     def guided(
-        self, prompts: list[dict], x: torch.Tensor, sigma: torch.Tensor, cfg: float, add: torch.Tensor | None = None
+        self, prompts: list[dict], x: torch.Tensor, sigma: torch.Tensor, cfg: float, add: Addition | None = None
     ) -> torch.Tensor:
         """Denoised x0 `[B, C, h, w]` by classifier-free guidance, the conditional half steered by `add`."""
         (text,) = self.predict([prompts], x, sigma, add)
@@ -74,23 +79,26 @@ class FrozenModel:
         return empty + cfg * (text - empty)
 
     @torch.no_grad()
-    def h_rms(self, prompts: list[dict], x: torch.Tensor, sigma: torch.Tensor) -> float:
-        """Root mean square of h under prepared prompts: what learning rates are relative to.
+    def h_rms(
+        self, prompts: list[dict], x: torch.Tensor, sigma: torch.Tensor, sites: Collection[int]
+    ) -> dict[int, float]:
+        """Root mean square of h under prepared prompts, by site: what learning rates are relative to.
 
         One forward pass, which is not counted among the evaluations.
         """
-        hs: list[torch.Tensor] = []
+        hs: dict[int, list[torch.Tensor]] = {site: [] for site in sites}
 
         def note_h(h, hsp, transformer_options):
-            if transformer_options["block"] == compat.DECODER_ENTRANCE:
-                hs.append(h.flatten())
+            part, site = transformer_options["block"]
+            if part == compat.DECODER and site in hs:
+                hs[site].append(h.flatten())
             return h, hsp
 
         options = compat.clone_options(self.options)
         compat.use_differentiable_attention(options["transformer_options"])
         compat.put_first(options["transformer_options"], note_h)
         compat.denoise(self.model, [prompts], x, sigma, options)
-        return torch.cat(hs).float().square().mean().sqrt().item()
+        return {site: torch.cat(parts).float().square().mean().sqrt().item() for site, parts in hs.items()}
 
     @contextmanager
     def uncounted(self):
@@ -110,6 +118,6 @@ class FrozenModel:
         return self.sampling.noise_scaling(sigma, noise, torch.zeros_like(noise), True)
 
     def _patch(self, h, hsp, transformer_options):
-        if transformer_options["block"] != compat.DECODER_ENTRANCE:
-            return h, hsp
-        return h + resize_vector(self._added, h.shape[2:]).to(h.dtype), hsp
+        part, site = transformer_options["block"]
+        added = self._added.get(site) if part == compat.DECODER else None
+        return (h if added is None else h + resize_vector(added, h.shape[2:]).to(h.dtype)), hsp

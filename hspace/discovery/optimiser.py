@@ -1,4 +1,4 @@
-"""Adam on one vector: learning rate, state, and continuing an interrupted run."""
+"""Adam on one vector: learning rates, state, and continuing an interrupted run."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ REACH_FROM = 0.75
 
 
 class VectorOptimiser:
-    """The vector while it is being learnt.
+    """The vector while it is being learnt, one tensor a site.
 
     Args:
-        vector: float32 `[C, H, W]` on the model's device; changed in place.
+        tensors: by site, float32 `[C, H, W]` or `[C, 1, 1]` on the model's device; changed in place.
         recipe: learning rate and betas.
         settings: steps, learning rate, spatial mean and calibration.
 
     Attributes:
         first_step: steps of the interrupted run that this one continues.
         losses: mean error of each step of this run.
-        rms: root mean square of h, to which `DISTILLED` relates its learning rate; None until it is measured.
+        rms: root mean square of h by site, to which `DISTILLED` relates its learning rates; None until it is measured.
     """
 
-    def __init__(self, vector: torch.Tensor, recipe: Recipe, settings: DiscoverySettings):
-        self.vector = vector.requires_grad_(True)
+    def __init__(self, tensors: Mapping[int, torch.Tensor], recipe: Recipe, settings: DiscoverySettings):
+        self.tensors = {site: tensor.requires_grad_(True) for site, tensor in tensors.items()}
         self.recipe, self.settings = recipe, settings
-        self.adam = torch.optim.Adam([self.vector], betas=recipe.betas)
+        groups = [{"params": [tensor]} for tensor in self.tensors.values()]
+        self.adam = torch.optim.Adam(groups, betas=recipe.betas)
         self.first_step, self.losses = 0, []
-        self.rms: float | None = None
+        self.rms: dict[int, float] | None = None
         self._reach_sum, self._reach_steps = 0.0, 0.0
 
     @property
@@ -53,17 +54,26 @@ class VectorOptimiser:
         return self.step + 1 > REACH_FROM * self.settings.steps
 
     @property
-    def steering_vector(self) -> torch.Tensor:
-        """The tensor to add to h at the next step: `[C, H, W]`, or with `spatial_mean` near the end `[C, 1, 1]`."""
+    def addition(self) -> dict[int, torch.Tensor]:
+        """The tensors to add to h at the next step: `[C, H, W]`, or with `spatial_mean` near the end `[C, 1, 1]`."""
         if self.settings.spatial_mean and self.near_end:
-            return self.vector.mean((1, 2), keepdim=True)
-        return self.vector
+            return {site: tensor.mean((1, 2), keepdim=True) for site, tensor in self.tensors.items()}
+        return self.tensors
 
-    @property
-    def learning_rate(self) -> float:
-        """The rate of the next step."""
-        done = self.step / self.settings.steps
-        return self.recipe.learning_rate(self.settings.learning_rate, done, 1.0 if self.rms is None else self.rms)
+    def snapshot(self) -> dict[int, torch.Tensor]:
+        """Copies of the tensors as they are, by site, without a graph."""
+        return {site: tensor.detach().clone() for site, tensor in self.tensors.items()}
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[int, torch.Tensor]) -> None:
+        """Set the tensors to the values of a `snapshot`."""
+        for site, tensor in self.tensors.items():
+            tensor.copy_(tensors[site])
+
+    def learning_rate(self, site: int) -> float:
+        """The rate of the next step at a site."""
+        rms = 1.0 if self.rms is None else self.rms[site]
+        return self.recipe.learning_rate(self.settings.learning_rate, self.step / self.settings.steps, rms)
 
     def descend(self, errors: torch.Tensor) -> None:
         """One step on the errors `[B]` of a batch.
@@ -73,12 +83,13 @@ class VectorOptimiser:
         Raises:
             FloatingPointError: the loss or its gradient is not finite.
         """
-        self.adam.param_groups[0]["lr"] = self.learning_rate
+        for site, group in zip(self.tensors, self.adam.param_groups, strict=False):
+            group["lr"] = self.learning_rate(site)
         self.adam.zero_grad()
         errors.sum().backward()
         loss = errors.detach().mean().item()
-        gradient = self.vector.grad
-        if not math.isfinite(loss) or gradient is None or not torch.isfinite(gradient).all():
+        gradients = [tensor.grad for tensor in self.tensors.values()]
+        if not math.isfinite(loss) or not all(grad is not None and torch.isfinite(grad).all() for grad in gradients):
             raise FloatingPointError(
                 f"Discovery stopped at step {self.step + 1}: the loss is not a number. Lower learning_rate or "
                 f"guidance, "
@@ -104,14 +115,13 @@ class VectorOptimiser:
         return 1 / reach if self.settings.calibrate and self.finished and reach > 1 else 1.0
 
     def state(self) -> dict[str, torch.Tensor]:
-        """The tensors that `resume` needs: Adam's moments, the step, and the size of h that rates refer to."""
-        state = self.adam.state.get(self.vector, {})
-        return {
-            "step": torch.tensor(float(self.step)),
-            "rms": torch.tensor(1.0 if self.rms is None else self.rms),
-            "reach": torch.tensor([self._reach_sum, self._reach_steps]),
-            **{key: state[key] for key in ADAM_STATE if key in state},
-        }
+        """The tensors that `resume` needs: Adam's moments, the step, and the sizes of h that rates refer to."""
+        state = {"step": torch.tensor(float(self.step)), "reach": torch.tensor([self._reach_sum, self._reach_steps])}
+        for site, tensor in self.tensors.items():
+            moments = self.adam.state.get(tensor, {})
+            state[_key("rms", site)] = torch.tensor(1.0 if self.rms is None else self.rms[site])
+            state |= {_key(name, site): moments[name] for name in ADAM_STATE if name in moments}
+        return state
 
     def resume(self, state: Mapping[str, torch.Tensor]) -> None:
         """Continue from `state()` of an interrupted run.
@@ -119,16 +129,20 @@ class VectorOptimiser:
         Raises:
             ValueError: the state does not belong to this vector.
         """
-        if not {"step", "rms", *ADAM_STATE} <= set(state) or any(
-            state[key].shape != self.vector.shape for key in ADAM_STATE
-        ):
+        needed = {_key(name, site): tensor.shape for site, tensor in self.tensors.items() for name in ADAM_STATE}
+        numbers = {"step", *(_key("rms", site) for site in self.tensors)}
+        if not numbers <= set(state) or any(key not in state or state[key].shape != needed[key] for key in needed):
             raise ValueError("start_from: the saved optimiser state does not fit its vector; the file is damaged.")
         step = state["step"].flatten()[:1]
         self.first_step = min(int(step), self.settings.steps - 1)
-        self.rms = state["rms"].flatten()[0].item()
+        self.rms = {site: state[_key("rms", site)].flatten()[0].item() for site in self.tensors}
         if "reach" in state and state["reach"].numel() == 2:
             self._reach_sum, self._reach_steps = state["reach"].flatten().double().tolist()
-        self.adam.state[self.vector] = {
-            "step": step[0].clone(),
-            **{key: state[key].to(self.vector) for key in ADAM_STATE},
-        }
+        for site, tensor in self.tensors.items():
+            moments = {name: state[_key(name, site)].to(tensor) for name in ADAM_STATE}
+            self.adam.state[tensor] = {"step": step[0].clone(), **moments}
+
+
+def _key(name: str, site: int) -> str:
+    """Of a tensor of the state: the name alone for site 0, as before there were others."""
+    return name if site == 0 else f"{name}.{site}"

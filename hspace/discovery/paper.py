@@ -36,7 +36,7 @@ def learn(run: Run, samples: list[torch.Tensor]) -> torch.Tensor:
         x_t = sampling.noise_scaling(sigma, eps, x0, False)
         y_minus = run.model.prompts.prompts_of("base", pairs)
         with torch.enable_grad():
-            (predicted,) = run.model.predict([y_minus], x_t, sigma, add=run.optimiser.steering_vector)
+            (predicted,) = run.model.predict([y_minus], x_t, sigma, add=run.optimiser.addition)
             target = run.recipe.target({"x0": x0}, run.settings.guidance)
             run.descend(run.recipe.error(predicted, target, predicted, prediction_scale(sampling, sigma)))
         run.report(predicted.detach())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import comfy.k_diffusion.sampling
 import torch
 
-from .frozen_model import FrozenModel
+from .frozen_model import Addition, FrozenModel
 
 IMAGES, STEPS, CFG = 2, 5, 4.0
 
@@ -35,11 +35,11 @@ class Preview:
         self._plain: torch.Tensor | None = None
         self._latest = self.start
 
-    def show(self, vector: torch.Tensor, step: int, last: bool) -> torch.Tensor:
+    def show(self, vector: Addition, step: int, last: bool) -> torch.Tensor:
         """One latent `[1, C, 2 h, IMAGES * w]`: unsteered above, steered below as of the last multiple of `every`.
 
         Args:
-            vector: `[C, H, W]` or `[C, 1, 1]`, as it is after this step.
+            vector: by site, as it is after this step.
             step: number of the step.
             last: true for the last step, which is always shown.
         """
@@ -51,7 +51,7 @@ class Preview:
                 self._latest = torch.cat([self._plain, self._sample(vector)], dim=-2)
         return self._latest
 
-    def _sample(self, add: torch.Tensor | None) -> torch.Tensor:
+    def _sample(self, add: Addition | None) -> torch.Tensor:
         """The images side by side, `[1, C, h, IMAGES * w]`."""
 
         def denoiser(x, sigma, **_):

@@ -66,5 +66,5 @@ class Run:
         comfy.model_management.throw_exception_if_processing_interrupted()
         optimiser = self.optimiser
         if self.preview is not None:
-            states = self.preview.show(optimiser.steering_vector, optimiser.step, optimiser.finished)
+            states = self.preview.show(optimiser.addition, optimiser.step, optimiser.finished)
         self.observer.step(Progress(optimiser.step, self.settings.steps, optimiser.losses[-1], states, self.vector))

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 METHODS = ("distilled", "paper")
+SITES = ("bottleneck", "decoder")
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class DiscoverySettings:
             of concepts that are easy to explain overshoot.
         measure_range: measure the strengths between which the finished vector works (`strength_range`).
         gradient_checkpointing: compute the decoder's activations again in the backward pass instead of keeping them.
+        sites: "bottleneck": a map of h, as published. "decoder": one value a channel at the entrance of each decoder
+            block, the bottleneck included, learnt together.
         spatial_mean: learn a map, then keep its mean, one value a channel; the last steps already learn with it.
     """
 
@@ -45,12 +48,15 @@ class DiscoverySettings:
     measure_range: bool = False
     gradient_checkpointing: bool = False
     spatial_mean: bool = False
+    sites: str = "bottleneck"
 
     def __post_init__(self):
         if not self.name.strip():
             raise ValueError("name: the concept needs a name, e.g. 'woman'.")
         if self.method not in METHODS:
             raise ValueError(f"method: '{self.method}' is not one of {', '.join(METHODS)}.")
+        if self.sites not in SITES:
+            raise ValueError(f"sites: '{self.sites}' is not one of {', '.join(SITES)}.")
         for key in ("steps", "batch_size", "sample_count"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key}: {getattr(self, key)} is too small; 1 is the least.")

@@ -15,7 +15,7 @@ import comfy.model_management
 import torch
 
 from .distilled import ROLL_OUT_CFG
-from .frozen_model import FrozenModel
+from .frozen_model import Addition, FrozenModel
 from .objective import mean_square, prediction_scale
 from .streams import Stream, generator
 
@@ -74,7 +74,7 @@ class StrengthRange:
 
 
 def measure_range(
-    model: FrozenModel, vector: torch.Tensor, shape: tuple[int, ...], seed: int, batch_size: int
+    model: FrozenModel, vector: Addition, shape: tuple[int, ...], seed: int, batch_size: int
 ) -> StrengthRange:
     """Sample eight images at each of `STRENGTHS` and judge them, until they break.
 
@@ -83,7 +83,7 @@ def measure_range(
 
     Args:
         model: with the pairs of prompts that the vector was found on.
-        vector: float32 `[C, H, W]` or `[C, 1, 1]` on the model's device.
+        vector: by site, float32 `[C, H, W]` or `[C, 1, 1]` on the model's device.
         shape: of a latent, `[C, h, w]`.
         batch_size: images at a time.
     """
@@ -92,8 +92,8 @@ def measure_range(
     with torch.no_grad():
         for strength in (0.0, *STRENGTHS):
             comfy.model_management.throw_exception_if_processing_interrupted()
-            add = strength * vector if strength else None
-            without, with_concept = _losses(model, add, shape, seed, batch_size, vector.device)
+            add = {site: strength * tensor for site, tensor in vector.items()} if strength else None
+            without, with_concept = _losses(model, add, shape, seed, batch_size, next(iter(vector.values())).device)
             best = min(without.mean().item(), with_concept.mean().item())
             unsteered = unsteered or best
             share = (with_concept < without).double().mean().item()
@@ -105,7 +105,7 @@ def measure_range(
 
 def _losses(
     model: FrozenModel,
-    add: torch.Tensor | None,
+    add: Addition | None,
     shape: tuple[int, ...],
     seed: int,
     batch_size: int,
@@ -124,7 +124,7 @@ def _losses(
     return torch.cat(losses[0]), torch.cat(losses[1])
 
 
-def _sample(model: FrozenModel, prompts: list[dict], noise: torch.Tensor, add: torch.Tensor | None) -> torch.Tensor:
+def _sample(model: FrozenModel, prompts: list[dict], noise: torch.Tensor, add: Addition | None) -> torch.Tensor:
     """Latents `[B, C, h, w]` under prepared prompts, as the sampler sees them."""
 
     def denoiser(x, sigma, **_):

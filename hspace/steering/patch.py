@@ -8,8 +8,8 @@ the
   sigma window of the model that really samples, the uuids of the guider's positive conditionings, each image's
   coefficients;
 - **call**: `around_call`, an `APPLY_MODEL` wrapper outside of the compiled U-Net, resolves what one call needs
-  (`SteeringCall`): which chunks of its batch are steered, and the finished tensor to add. The patch itself, gated on
-  the entrance of the decoder, adds that tensor and does nothing else, for it may be traced by torch.compile.
+  (`SteeringCall`): which chunks of its batch are steered, and the finished tensors to add. The patch itself adds
+  them at the concept's sites and does nothing else, for it may be traced by torch.compile.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 
 from ..bottleneck import Bottleneck
-from ..comfy_compat import DECODER_ENTRANCE, compute_dtype, give_each_cond_a_uuid, put_first, window_indices
+from ..comfy_compat import DECODER, compute_dtype, give_each_cond_a_uuid, put_first, window_indices
 from ..concepts import Concept
 from .state import SteeringCall, SteeringRun
 
@@ -61,6 +61,7 @@ class SteeringPatch:
         self.window = window
         self.half = half
         self.mask = None if mask is None else mask.reshape(-1, 1, *mask.shape[-2:]).float().cpu()
+        self.sites = frozenset(site for vector in concept.vectors() for site in vector.tensors)
         self.key = uuid.uuid4().hex
 
     def __deepcopy__(self, memo):
@@ -130,10 +131,11 @@ class SteeringPatch:
                 chunks=chunks,
                 images=images,
                 coefficients=coefficients,
-                vectors=[vector.tensor for vector in self.concept.vectors()],
+                vectors=[vector.tensors for vector in self.concept.vectors()],
                 masks=None if self.mask is None else [_part(self.mask, run, crop, indices) for crop in crops],
             )
-            run.cache[key] = call.finish(self.bottleneck.map_size(*size), x.device, dtype)
+            sizes = {site: self.bottleneck.map_size(size[0], size[1], site) for site in sorted(self.sites)}
+            run.cache[key] = call.finish(sizes, x.device, dtype)
         if run.always:
             return run.cache[key]
         sigma = transformer_options["sigmas"][0].to(x.device)
@@ -142,7 +144,8 @@ class SteeringPatch:
 
     def __call__(self, h: torch.Tensor, hsp: torch.Tensor, transformer_options: dict):
         # Traced by torch.compile: nothing but look-ups and tensor arithmetic.
-        if transformer_options["block"] != DECODER_ENTRANCE:
+        part, site = transformer_options["block"]
+        if part != DECODER or site not in self.sites:
             return h, hsp
         calls = transformer_options.get(CALLS_KEY)
         if calls is None or self.key not in calls:
@@ -154,9 +157,9 @@ class SteeringPatch:
         call = calls[self.key]
         if call is None:
             return h, hsp
-        delta = call.delta
-        if delta.shape[2:] != h.shape[2:]:  # something scales h inside the U-Net, e.g. Deep Shrink
-            delta = call.compose(h.shape[2:])
+        delta = call.deltas[site]
+        if delta.shape[2:] not in (h.shape[2:], (1, 1)):  # something scales h inside the U-Net, e.g. Deep Shrink
+            delta = call.compose(site, h.shape[2:])
         delta = delta.to(h.device, h.dtype)
         if call.active is not None:
             delta = delta * call.active.to(h.dtype)

@@ -47,39 +47,45 @@ class SteeringRun:
 
 @dataclass
 class SteeringCall:
-    """The addition to h of one call of the U-Net, and its parts, to compose it again at another size of h.
+    """The addition to h of one call of the U-Net, by site, and its parts, to compose it again at another size of h.
 
     Attributes:
         chunks: for each chunk of the batch, true where it is steered.
         images: in a chunk.
         coefficients: float32 `[images, N]`, or `[1, N]` where all images get the same.
-        vectors: N times `[C, H, W]` or `[C, 1, 1]`, float32.
+        vectors: N times the tensors of a vector by site, `[C, H, W]` or `[C, 1, 1]`, float32.
         masks: a mask `[1 or images, 1, h, w]` for each chunk, or None.
         active: scalar, 1 inside the sigma window and 0 outside; None where the window is all of sampling. A tensor,
             since a Python number that changes would recompile the U-Net, and reading it back would wait for the GPU.
-        delta: finished, in h's expected size and dtype, without `active`.
+        deltas: by site, finished in h's expected size and dtype, or `[..., C, 1, 1]` to broadcast; without `active`.
     """
 
     chunks: tuple[bool, ...]
     images: int
     coefficients: torch.Tensor
-    vectors: list[torch.Tensor]
+    vectors: list[dict[int, torch.Tensor]]
     masks: list[torch.Tensor] | None
     active: torch.Tensor | None = None
-    delta: torch.Tensor | None = None
+    deltas: dict[int, torch.Tensor] = field(default_factory=dict)
 
-    def finish(self, size: tuple[int, int], device: torch.device, dtype: torch.dtype) -> SteeringCall:
-        """Work out `delta` for the expected size of h on the CPU, and move everything to the model's device."""
-        self.delta = self.compose(size).to(device, dtype)
+    def finish(self, sizes: dict[int, tuple[int, int]], device: torch.device, dtype: torch.dtype) -> SteeringCall:
+        """Compose `deltas` for the expected sizes of h on the CPU, and move everything to the model's device."""
+        self.deltas = {site: self.compose(site, size).to(device, dtype) for site, size in sizes.items()}
         self.coefficients = self.coefficients.to(device)
-        self.vectors = [vector.to(device) for vector in self.vectors]
+        self.vectors = [{site: tensor.to(device) for site, tensor in vector.items()} for vector in self.vectors]
         self.masks = None if self.masks is None else [mask.to(device) for mask in self.masks]
         return self
 
-    def compose(self, size) -> torch.Tensor:
-        """float32 `[chunks * images, C, h, w]`, or `[1, C, h, w]` where all of them get the same."""
-        vectors = torch.stack([resize_vector(vector, size) for vector in self.vectors])
-        delta = torch.einsum("bn,nchw->bchw", self.coefficients, vectors)
+    def compose(self, site: int, size) -> torch.Tensor:
+        """float32 `[chunks * images, C, h, w]`, or `[1, C, h, w]` where all of them get the same; h and w are 1 where
+        the whole map gets the same.
+        """
+        columns = [column for column, vector in enumerate(self.vectors) if site in vector]
+        tensors = [self.vectors[column][site] for column in columns]
+        if self.masks is None and all(tensor.shape[1:] == (1, 1) for tensor in tensors):
+            size = (1, 1)
+        stack = torch.stack([resize_vector(tensor, size) for tensor in tensors])
+        delta = torch.einsum("bn,nchw->bchw", self.coefficients[:, columns], stack)
         parts = [delta] * len(self.chunks)
         if self.masks is not None:
             parts = [delta * resize_mask(mask, self.images, size) for mask in self.masks]

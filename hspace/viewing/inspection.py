@@ -4,7 +4,8 @@ another vector. Plain linear algebra on `[C, H, W]`; no model is needed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -28,11 +29,13 @@ class Inspection:
 
     Args:
         name: what people call it.
-        tensor: float32 `[C, H, W]` or `[C, 1, 1]`.
+        tensor: of h-space, float32 `[C, H, W]` or `[C, 1, 1]`; all measures but `energy_by_site` are of it.
+        decoder: tensors of the decoder's further sites.
     """
 
     name: str
     tensor: torch.Tensor
+    decoder: Mapping[int, torch.Tensor] = field(default_factory=dict)
 
     @property
     def norm(self) -> float:
@@ -43,6 +46,15 @@ class Inspection:
     def rms(self) -> float:
         """Root mean square of an element, in units of h; carries across map sizes, which the norm does not."""
         return self.tensor.square().mean().sqrt().item()
+
+    @property
+    def energy_by_site(self) -> dict[int, float]:
+        """Share of the energy at each site, h-space being site 0, each relative to its number of pixels."""
+        energies = {
+            site: tensor.square().mean((1, 2)).sum() for site, tensor in {0: self.tensor, **self.decoder}.items()
+        }
+        total = torch.stack(list(energies.values())).sum().clamp_min(TINY)
+        return {site: (energy / total).item() for site, energy in energies.items()}
 
     @property
     def has_map(self) -> bool:
@@ -97,9 +109,14 @@ class Inspection:
     def lines(self) -> list[str]:
         """The measures in words, one a line."""
         channels, height, width = self.tensor.shape
+        lines = []
+        if self.decoder:
+            shares = ", ".join(f"{site}: {share:.1%}" for site, share in self.energy_by_site.items())
+            lines.append(f"energy by site (0: h-space, then the further decoder blocks): {shares}")
         if not self.norm:
-            return ["All values are zero: it steers nothing."]
-        lines = [f"norm: {self.norm:.4g}", f"RMS per element: {self.rms:.4g}"]
+            steers = any(tensor.any() for tensor in self.decoder.values())
+            return [*lines, "h-space: all values are zero." if steers else "All values are zero: it steers nothing."]
+        lines += [f"norm: {self.norm:.4g}", f"RMS per element: {self.rms:.4g}"]
         if self.has_map:
             lines += [
                 f"energy in the spatial mean: {self.mean_share:.1%} (white noise: {1 / (height * width):.1%})",
@@ -146,6 +163,11 @@ class Comparison:
         """Of all values, in [-1, 1]."""
         return F.cosine_similarity(self.first.tensor.flatten(), self.second.tensor.flatten(), dim=0).item()
 
+    def cosine_at(self, site: int) -> float:
+        """Cosine of the spatial means at a further site that both act on, in [-1, 1]."""
+        first, second = (vector.decoder[site].mean((1, 2)) for vector in (self.first, self.second))
+        return F.cosine_similarity(first, second, dim=0).item()
+
     @property
     def mean_cosine(self) -> float:
         """Of the spatial means, in [-1, 1]."""
@@ -163,8 +185,15 @@ class Comparison:
 
     def lines(self) -> list[str]:
         """The comparison in words, one a line."""
+        shared = sorted(self.first.decoder.keys() & self.second.decoder.keys())
+        cosines = [(site, self.cosine_at(site)) for site in shared]
         return [
             f"cosine: {self.cosine:.3f} (of the spatial means: {self.mean_cosine:.3f})",
+            *(
+                ["  at further sites: " + ", ".join(f"{site}: {cosine:.3f}" for site, cosine in cosines)]
+                if cosines
+                else []
+            ),
             "  1: same direction, 0: unrelated, -1: opposite; unrelated published vectors have 0.2",
             f"norm of '{_short(self.first.name)}' / norm of '{_short(self.second.name)}': {self.relative_norm:.3g}",
         ]
@@ -183,11 +212,20 @@ def inspect_concept(concept: Concept) -> Inspection:
     if not vectors:
         raise ValueError("concept: there is no vector in it to inspect. Connect Load, Discover or what combines them.")
     if isinstance(concept, Vector):
-        return Inspection(concept.name, concept.tensor)
-    coefficients = _strongest(concept)
-    height, width = max((vector.tensor.shape[1:] for vector in vectors), key=lambda shape: shape.numel())
-    stack = torch.stack([resize_vector(vector.tensor, (height, width)) for vector in vectors])
-    return Inspection(concept.describe(), torch.einsum("n,nchw->chw", coefficients, stack))
+        return Inspection(concept.name, concept.tensor, concept.decoder)
+    coefficients = _strongest(concept).tolist()
+    sums = {
+        site: _weighted_sum(vectors, coefficients, site) for site in sorted({k for v in vectors for k in v.tensors})
+    }
+    return Inspection(concept.describe(), sums.pop(0), sums)
+
+
+def _weighted_sum(vectors: tuple[Vector, ...], coefficients: list[float], site: int) -> torch.Tensor:
+    """The sum of the vectors at one site, on the largest of their maps."""
+    tensors = [(factor, v.tensors[site]) for factor, v in zip(coefficients, vectors, strict=True) if site in v.tensors]
+    height, width = max((tensor.shape[1:] for _, tensor in tensors), key=lambda shape: shape.numel())
+    stack = torch.stack([resize_vector(tensor, (height, width)) for _, tensor in tensors])
+    return torch.einsum("n,nchw->chw", torch.tensor([factor for factor, _ in tensors]), stack)
 
 
 def compare_concepts(concept: Concept, other: Concept) -> Comparison:
@@ -203,7 +241,9 @@ def compare_concepts(concept: Concept, other: Concept) -> Comparison:
             "vectors of one base model."
         )
     height, width = (first if first.has_map else second).tensor.shape[1:]
-    return Comparison(*(Inspection(item.name, resize_vector(item.tensor, (height, width))) for item in (first, second)))
+    return Comparison(
+        *(Inspection(item.name, resize_vector(item.tensor, (height, width)), item.decoder) for item in (first, second))
+    )
 
 
 def inspection_report(concept: Concept, other: Concept | None = None) -> str:

@@ -47,7 +47,7 @@ def test_full_size_detection(name):
     model = config.get_model({}, device="meta")
     model.diffusion_model.out.to_empty(device="cpu")
     site = find_bottleneck(comfy.model_patcher.ModelPatcher(model, CPU, CPU))
-    assert (site.family, site.channels, site.downscale) == (family, channels, downscale)
+    assert (site.family, *site.decoder[0]) == (family, channels, downscale)
 
 
 def test_exactly_h_plus_strength_times_v(named_model):
@@ -55,7 +55,7 @@ def test_exactly_h_plus_strength_times_v(named_model):
     config_class, family, _, downscale, prediction = MODELS[name]
     site, width = find_bottleneck(model), ARCHITECTURES[name][1]
     assert type(model.model.model_config).__name__ == config_class
-    assert (site.family, site.channels, site.downscale) == (family, 4 * width, downscale)
+    assert (site.family, *site.decoder[0]) == (family, 4 * width, downscale)
     assert site.prediction_type == prediction
     v = vector_for(model)
     for size in ((32, 32), (16, 40)):  # a map of the right size or not: resized

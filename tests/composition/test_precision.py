@@ -13,8 +13,9 @@ from torch._dynamo.utils import counters
 from composition.builders import build, calls, chunks, conditioning, sample, vector_for
 from helpers import random_vector, tiny_model
 from helpers import sample as sample_tiny
+from hspace.bottleneck import find_bottleneck
 from hspace.comfy_compat import differentiable_attention
-from hspace.concepts import Choice
+from hspace.concepts import Choice, Vector
 from hspace.discovery import DiscoverySettings, PromptPairs, discover
 from hspace.steering import apply_steering
 
@@ -98,6 +99,12 @@ def tiny():
     return model
 
 
+def decoder_vector(model):
+    widths = [channels for channels, _ in find_bottleneck(model).decoder]
+    decoder = {site: torch.randn(width, 1, 1) for site, width in enumerate(widths) if site}
+    return Vector(torch.randn(widths[0], 1, 1), "decoder", "TinyModel", decoder=decoder)
+
+
 def compiled(model, backend):
     torch._dynamo.reset()
     counters.clear()
@@ -111,6 +118,7 @@ STEERINGS = {
     "both": lambda m, v, w: apply_steering(m, v, 2.0, half="both"),
     "mask": lambda m, v, w: apply_steering(m, v, 2.0, mask=torch.rand(1, 64, 64)),
     "each its own": lambda m, v, w: apply_steering(m, Choice((v, w), (1, 1)), 2.0, 0.0, 0.7),
+    "every site": lambda m, v, w: apply_steering(m, Choice((decoder_vector(m), w), (1, 1)), 2.0, 0.2, 0.6),
     "two nodes": lambda m, v, w: apply_steering(apply_steering(m, v, 2.0, 0.1, 0.7), w, -1.0),
 }
 
