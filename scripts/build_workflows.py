@@ -57,7 +57,7 @@ def discover_and_steer(flow: Workflow) -> None:
     vector, plot, samples = flow.add(
         "HSpaceDiscoverConcept",
         None,
-        (320, 780),
+        (320, 812),
         model=model,
         concept=pairs[0],
         base=pairs[1],

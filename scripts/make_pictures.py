@@ -22,6 +22,7 @@ SIDE = 512  # pixels of a thumbnail
 PER_ROW, ROWS = 4, 2
 NODE_SCALE = 1.3
 MARGIN = 14
+TOP = 200  # below the menus, and high enough for the tallest node
 
 
 def main() -> None:
@@ -84,7 +85,7 @@ def node_picture(editor: Editor, kind: str) -> Image.Image:
     editor.command("Comfy.NewBlankWorkflow")
     editor.page.wait_for_function("() => app.graph.nodes.length === 0")
     box = editor.page.evaluate(
-        """([kind, scale, margin]) => {
+        """([kind, scale, margin, top]) => {
             const node = LiteGraph.createNode(kind);
             node.pos = [200, 200];
             node.size[0] = Math.max(node.size[0], 320);
@@ -94,11 +95,11 @@ def node_picture(editor: Editor, kind: str) -> Image.Image:
             const ds = app.canvas.ds;
             ds.scale = scale;
             ds.offset[0] = 300 / scale - x;
-            ds.offset[1] = 300 / scale - y;
+            ds.offset[1] = top / scale - y;
             app.canvas.setDirty(true, true);
-            return [300 - margin, 300 - margin, width * scale + 2 * margin, height * scale + 2 * margin];
+            return [300 - margin, top - margin, width * scale + 2 * margin, height * scale + 2 * margin];
         }""",
-        [kind, NODE_SCALE, MARGIN],
+        [kind, NODE_SCALE, MARGIN, TOP],
     )
     editor.page.wait_for_timeout(500)
     return screenshot(editor, box)

@@ -31,6 +31,8 @@ def rows(*values):
         (rows((0, 0.0, 1.0), (2, 0.0, 1.5)), "images begin to break at 2"),
         (rows((0, 0.0, 1.0), (2, 0.0, 1.0)), ""),
         (rows((0, 0.95, 1.0), (2, 1.0, 1.0)), ""),  # had it anyway
+        (rows((0, 0.0, 1.0), (1, 0.0, 1.43), (2, 0.0, 1.57)), "images begin to break at 1.5"),
+        (rows((0, 0.0, 1.0), (1, 0.0, 1.4), (2, 0.0, 1.7)), "images begin to break at 1.33"),
     ],
 )
 def test_where_it_begins_and_ends(measured, text):

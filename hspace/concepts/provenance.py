@@ -92,8 +92,8 @@ class Provenance:
     def range_text(self) -> str:
         """The strengths between which the vector works, in words; "" where they were not measured."""
         start, end = self.strength_saturates or 0, self.strength_breaks or 0
-        parts = [f"the concept is there from strength {start:g} on"] if start > 0 else []
-        parts += [f"images begin to break at {end:g}"] if end > 0 else []
+        parts = [f"the concept is there from strength {start:.3g} on"] if start > 0 else []
+        parts += [f"images begin to break at {end:.3g}"] if end > 0 else []
         return ", ".join(parts)
 
     def _known(self) -> dict[str, str | int | float | bool | None]:

@@ -36,6 +36,9 @@ THUMBNAILS = """async () => Promise.all(
 def test_template_browser_shows_every_workflow_with_its_own_thumbnail(editor):
     cards = editor.browse_templates()
     assert sorted(card.get_attribute("data-testid").removeprefix("template-workflow-") for card in cards.all()) == NAMES
+    editor.page.wait_for_function(
+        "count => document.querySelectorAll('[data-testid^=template-workflow-] img').length === count", arg=len(NAMES)
+    )
     seen = [np.array(pixels) for pixels in editor.page.evaluate(THUMBNAILS)]
     for card, pixels in zip(cards.all(), seen, strict=True):
         name = card.get_attribute("data-testid").removeprefix("template-workflow-")
