@@ -1,4 +1,4 @@
-"""What people would use instead: guidance away from an unsafe prompt, and vectors without optimisation."""
+"""Alternatives that people would use: guidance away from an unsafe prompt, and vectors without optimisation."""
 
 from __future__ import annotations
 

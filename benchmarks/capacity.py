@@ -21,7 +21,7 @@ ENTRANCE = (DECODER, 0)
 
 
 class Extension:
-    """What is learnt beside the constant vector.
+    """Something learnt beside the constant vector.
 
     Attributes:
         block: `transformer_options["block"]` of the output-block patch that adds it.
@@ -30,7 +30,7 @@ class Extension:
     block = ENTRANCE
 
     def tensors(self, shape: torch.Size) -> list[torch.Tensor]:
-        """What to start from, for a vector of shape `[C, H, W]`."""
+        """The tensors to start from, for a vector of shape `[C, H, W]`."""
         raise NotImplementedError
 
     def rate(self, rate: float, rms: float) -> float:
@@ -38,7 +38,7 @@ class Extension:
         return rate
 
     def __call__(self, tensors: list[torch.Tensor], h: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
-        """What is added to h `[B, C, H, W]`, or to a batch of one.
+        """The addition to h `[B, C, H, W]`, or to a batch of one.
 
         Args:
             place: `[B]`, 0 for the noisiest state and 1 for no noise.

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the demo model with its judge, pairs of prompts, strength sweeps and result files."""
+"""Shared by the benchmarks: the demo model with its judge, pairs of prompts, strength sweeps and result files."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ PAPER_PROTOCOL = {"method": "paper", "sample_count": 1000, "steps": 2500, "batch
 
 
 class Stream(IntEnum):
-    """What the benchmarks' own random numbers are for. Those of hspace have numbers below 101."""
+    """The purposes of the benchmarks' own random numbers. Those of hspace have numbers below 101."""
 
     UNSTEERED_RUNS = 101
     ORDER_OF_STATES = 102
@@ -259,7 +259,7 @@ def markdown_table(columns: list[str], rows: list[list[str]]) -> str:
 
 @cache
 def header() -> dict[str, str]:
-    """What figures depend on beside the code of the benchmark: commit, versions, processor and command.
+    """The context of figures beside the code of the benchmark: commit, versions, processor and command.
 
     A "+" after the commit says that files differ from it, other than result files.
     """

@@ -263,7 +263,7 @@ def report(cells: list[dict], images: int) -> str:
 
 
 def by_strength(cells: list[dict], concepts: list[str]) -> str:
-    """What the methods of `SHOWN_BY_STRENGTH` make of each concept at each strength, mean over seeds."""
+    """Results of the methods of `SHOWN_BY_STRENGTH` for each concept at each strength, mean over seeds."""
     rows = []
     for concept, (method, form) in itertools.product(concepts, SHOWN_BY_STRENGTH.items()):
         own = [cell["rows"] for cell in cells_of(cells, method, concept)]
@@ -281,7 +281,7 @@ def by_strength(cells: list[dict], concepts: list[str]) -> str:
 
 
 def outside(cells: list[dict], concepts: list[str]) -> str:
-    """What becomes of the rest of the image at the strength that the first table shows, if it was measured."""
+    """Fidelity of the rest of the image at the strength that the first table shows, if it was measured."""
     rows = []
     for concept, method in itertools.product(concepts, METHODS):
         best = [at_fidelity(cell["rows"]) for cell in cells_of(cells, method, concept)]

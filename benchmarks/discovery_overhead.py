@@ -1,4 +1,4 @@
-"""What preview, resuming and saving now and then add to a discovery: the demo model, whole discoveries in turn.
+"""The overhead of previews, resuming and saving in a discovery: the demo model, whole discoveries in turn.
 
 Writes discovery_overhead.md.
 """

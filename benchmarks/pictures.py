@@ -1,4 +1,4 @@
-"""What the evaluations show beside their tables: rows of images, and bars with their intervals."""
+"""Pictures beside the tables of the evaluations: rows of images, and bars with their intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the three evaluations of responsible generation share: professions, sampling, fidelity, intervals."""
+"""Shared by the three evaluations of responsible generation: professions, sampling, fidelity, intervals."""
 
 from __future__ import annotations
 

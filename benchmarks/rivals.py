@@ -68,7 +68,7 @@ class Slider:
             self.adapters[name].to(layer.weight.device)
 
     def parameters(self) -> list[torch.Tensor]:
-        """What is learnt."""
+        """The tensors that are learnt."""
         return [p for adapter in self.adapters.values() for p in adapter.parameters() if p.requires_grad]
 
     @contextlib.contextmanager

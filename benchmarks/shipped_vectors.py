@@ -33,7 +33,7 @@ _TASKS = (
     NO_WEAPON,
 )
 TASKS = {task.name: task for task in _TASKS}
-"""What ships, by name."""
+"""The shipped vectors, by name."""
 FORMS = {"spatial mean": True, "map": False}
 """Setting `spatial_mean` by what is said of it; of two that do alike, the first ships."""
 
@@ -106,7 +106,7 @@ def calibrate(
 
 
 def right_strength(rows: list[dict]) -> float:
-    """What strength 1 of a shipped vector is, from the rows of all strengths, unsteered first."""
+    """The strength that becomes 1 in a shipped vector, from the rows of all strengths, unsteered first."""
     most_before = itertools.accumulate((row["profession"] for row in rows), max)
     # What does harm at one strength is not trusted at a higher one, however it came out there. Steering may also help.
     pairs = itertools.takewhile(

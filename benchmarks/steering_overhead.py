@@ -1,4 +1,4 @@
-"""What steering costs per sampling step, in time and memory.
+"""The cost of steering per sampling step, in time and memory.
 
 A full-width SD 1.5 U-Net with random weights, and the demo model with a batch: unsteered, steered by one vector and by
 six in turn, in bfloat16. Writes steering_overhead.md. Peak memory is that of torch's allocator, on CUDA or on the CPU,

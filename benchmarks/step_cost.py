@@ -1,4 +1,4 @@
-"""What a step of discovery costs, in time and memory, against a plain forward pass.
+"""The cost of a step of discovery, in time and memory, against a plain forward pass.
 
 SD 1.5 at full width with random weights. Writes step_cost.md.
 """

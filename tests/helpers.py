@@ -36,6 +36,25 @@ TINY_UNET = {
     "legacy": False,
 }
 
+FLUX = {
+    "image_model": "flux",
+    "guidance_embed": False,
+    "in_channels": 16,
+    "depth": 1,
+    "depth_single_blocks": 1,
+    "hidden_size": 64,
+    "num_heads": 2,
+    "axes_dim": [8, 12, 12],
+    "context_in_dim": 16,
+    "vec_in_dim": 16,
+    "mlp_ratio": 1.0,
+    "theta": 10000,
+    "qkv_bias": True,
+    "out_channels": 16,
+    "patch_size": 2,
+}
+"""A small Flux, which has no U-Net."""
+
 
 class TinyModel(comfy.supported_models.SD15):
     """An SD 1.5 of 0.4 M parameters: h-space `[64, 8, 8]` for 16 x 16 latents."""

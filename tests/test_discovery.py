@@ -234,7 +234,8 @@ def test_cancel_within_a_step_keeps_what_was_found_and_resumes(method, vector_fo
     assert partial.provenance.steps in (3, 4)
     NodeObserver(model, 6, "test", 0, None).stopped(partial)
     (path,) = vector_folder.glob("partial/*.safetensors")
-    resumed = find(model, method=method, samples=samples, start_from=load_concept(path))
+    (loaded,) = run_node("HSpaceLoadConcept", concept_name=f"partial/{path.name}")  # inside inference mode
+    resumed = find(model, method=method, samples=samples, start_from=loaded)
     whole = find(model, method=method, samples=samples)
     assert len(resumed.losses) == 6 - partial.provenance.steps
     assert torch.equal(resumed.vector.tensor, whole.vector.tensor)

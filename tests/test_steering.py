@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from helpers import conditioning, random_vector, record_h, run_node, sample, tiny_model
+from helpers import FLUX, conditioning, random_vector, record_h, run_node, sample, tiny_model
 from hspace.concepts import NOTHING, Choice, Sweep, Vector
 from hspace.steering import apply_steering
 
@@ -187,25 +187,7 @@ def test_models_without_h_space_are_refused():
     import comfy.model_patcher
     import comfy.supported_models
 
-    config = comfy.supported_models.Flux(
-        {
-            "image_model": "flux",
-            "guidance_embed": False,
-            "in_channels": 16,
-            "depth": 1,
-            "depth_single_blocks": 1,
-            "hidden_size": 64,
-            "num_heads": 2,
-            "axes_dim": [8, 12, 12],
-            "context_in_dim": 16,
-            "vec_in_dim": 16,
-            "mlp_ratio": 1.0,
-            "theta": 10000,
-            "qkv_bias": True,
-            "out_channels": 16,
-            "patch_size": 2,
-        }
-    )
+    config = comfy.supported_models.Flux(FLUX)
     config.set_inference_dtype(torch.float32, None)
     flux = comfy.model_patcher.ModelPatcher(config.get_model({}), torch.device("cpu"), torch.device("cpu"))
     with pytest.raises(ValueError, match=r"model: Flux \(Flux\) has no U-Net bottleneck"):

@@ -187,9 +187,9 @@ class _DiscoverySampler(comfy.samplers.Sampler):
     def vector(self) -> Vector:
         """The vector as it is so far."""
         optimiser = self.run.optimiser
-        found = optimiser.addition if optimiser.finished else optimiser.tensors
-        decoder = {site: tensor.detach() * optimiser.scale for site, tensor in found.items()}
-        values = (decoder.pop(0), self.settings.name, self.bottleneck.family, self._provenance(), decoder)
+        learnt = optimiser.addition if optimiser.finished else optimiser.tensors
+        tensors = {site: tensor.detach() * optimiser.scale for site, tensor in learnt.items()}
+        values = (tensors.pop(0), self.settings.name, self.bottleneck.family, self._provenance(), tensors)
         return Vector(*values) if optimiser.finished else UnfinishedVector(*values, optimiser.state())
 
     def _provenance(self) -> Provenance:

@@ -139,7 +139,8 @@ class VectorOptimiser:
         if "reach" in state and state["reach"].numel() == 2:
             self._reach_sum, self._reach_steps = state["reach"].flatten().double().tolist()
         for site, tensor in self.tensors.items():
-            moments = {name: state[_key(name, site)].to(tensor) for name in ADAM_STATE}
+            # Copies: nodes load files in inference mode, and Adam may not change such tensors in place.
+            moments = {name: state[_key(name, site)].to(tensor, copy=True) for name in ADAM_STATE}
             self.adam.state[tensor] = {"step": step[0].clone(), **moments}
 
 

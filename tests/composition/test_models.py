@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from composition.builders import ARCHITECTURES, CPU, build, calls, chunks, conditioning, detect, sample, vector_for
-from helpers import run_node
+from helpers import FLUX, run_node
 from hspace.bottleneck import base_model, find_bottleneck
 from hspace.concepts import Sweep, Vector, resize_vector
 from hspace.steering import apply_steering
@@ -237,27 +237,10 @@ _MMDIT = {
     "num_patches": 64,
     "context_embedder_config": {"target": "torch.nn.Linear", "params": {"in_features": 16, "out_features": 64}},
 }
-_FLUX = {
-    "image_model": "flux",
-    "guidance_embed": False,
-    "in_channels": 16,
-    "depth": 1,
-    "depth_single_blocks": 1,
-    "hidden_size": 64,
-    "num_heads": 2,
-    "axes_dim": [8, 12, 12],
-    "context_in_dim": 16,
-    "vec_in_dim": 16,
-    "mlp_ratio": 1.0,
-    "theta": 10000,
-    "qkv_bias": True,
-    "out_channels": 16,
-    "patch_size": 2,
-}
 # ComfyUI's configuration class: (its arguments, the classes that the message names)
 WITHOUT_H_SPACE = {
-    "Flux": (_FLUX, r"Flux \(Flux\)"),
-    "FluxSchnell": (_FLUX, r"Flux \(Flux\)"),
+    "Flux": (FLUX, r"Flux \(Flux\)"),
+    "FluxSchnell": (FLUX, r"Flux \(Flux\)"),
     "SD3": (_MMDIT, r"SD3 \(OpenAISignatureMMDITWrapper\)"),
     "AuraFlow": ({"cond_seq_dim": 2048, "n_layers": 1, "n_double_layers": 1}, r"AuraFlow \(MMDiT\)"),
     "PixArtAlpha": ({"image_model": "pixart_alpha", "depth": 1}, r"PixArt \(PixArtMS\)"),
