@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import comfy.k_diffusion.sampling
 import comfy.model_base
 import comfy.samplers
 import torch
@@ -38,9 +39,7 @@ class FrozenModel:
 
     def __post_init__(self):
         self._added: Mapping[int, torch.Tensor] = {}
-        self._steered_options = compat.clone_options(self.options)
-        compat.use_differentiable_attention(self._steered_options["transformer_options"])
-        compat.put_first(self._steered_options["transformer_options"], self._patch)
+        self._steered_options = self._options_with(self._patch)
 
     @property
     def sampling(self):
@@ -94,10 +93,7 @@ class FrozenModel:
                 hs[site].append(h.flatten())
             return h, hsp
 
-        options = compat.clone_options(self.options)
-        compat.use_differentiable_attention(options["transformer_options"])
-        compat.put_first(options["transformer_options"], note_h)
-        compat.denoise(self.model, [prompts], x, sigma, options)
+        compat.denoise(self.model, [prompts], x, sigma, self._options_with(note_h))
         return {site: torch.cat(parts).float().square().mean().sqrt().item() for site, parts in hs.items()}
 
     @contextmanager
@@ -109,6 +105,21 @@ class FrozenModel:
         finally:
             self.evaluations = before
 
+    def sample(
+        self, prompts: list[dict], start: torch.Tensor, sigmas: torch.Tensor, cfg: float, add: Addition | None = None
+    ) -> torch.Tensor:
+        """Latents `[B, C, h, w]` as the sampler sees them, by DPM++ 2M under prepared prompts, steered by `add`.
+
+        Args:
+            start: the first states, as `pure_noise` gives them.
+            sigmas: the schedule, on the device of `start`.
+        """
+
+        def denoiser(x, sigma, **_):
+            return self.guided(prompts, x, sigma, cfg, add)
+
+        return comfy.k_diffusion.sampling.sample_dpmpp_2m(denoiser, start, sigmas, disable=True)
+
     def sigmas(self, steps: int) -> torch.Tensor:
         """A "normal" sampling schedule of that many steps, float32 `[steps + 1]` on the CPU."""
         return comfy.samplers.calculate_sigmas(self.sampling, "normal", steps)
@@ -116,6 +127,13 @@ class FrozenModel:
     def pure_noise(self, noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         """The first state of a sampling run that begins at this sigma, from standard normal noise."""
         return self.sampling.noise_scaling(sigma, noise, torch.zeros_like(noise), True)
+
+    def _options_with(self, patch) -> dict:
+        """The run's options with `patch` first among the output-block patches, and attention that has a backward."""
+        options = compat.clone_options(self.options)
+        compat.use_differentiable_attention(options["transformer_options"])
+        compat.put_first(options["transformer_options"], patch)
+        return options
 
     def _patch(self, h, hsp, transformer_options):
         part, site = transformer_options["block"]

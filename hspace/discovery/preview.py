@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import comfy.k_diffusion.sampling
 import torch
 
 from .frozen_model import Addition, FrozenModel
@@ -53,9 +52,5 @@ class Preview:
 
     def _sample(self, add: Addition | None) -> torch.Tensor:
         """The images side by side, `[1, C, h, IMAGES * w]`."""
-
-        def denoiser(x, sigma, **_):
-            return self.model.guided(self.prompts, x, sigma, CFG, add)
-
-        latents = comfy.k_diffusion.sampling.sample_dpmpp_2m(denoiser, self.start, self.sigmas, disable=True)
+        latents = self.model.sample(self.prompts, self.start, self.sigmas, CFG, add)
         return torch.cat(list(latents[:, None]), dim=-1)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import comfy.k_diffusion.sampling
 import comfy.model_management
 import torch
 
@@ -117,22 +116,13 @@ def _losses(
     for number, start in enumerate(range(0, IMAGES, batch_size)):
         pairs = model.prompts.of_batch(min(batch_size, IMAGES - start), number, seed)
         noise = torch.randn(len(pairs), *shape, generator=generator(seed, Stream.RANGE_IMAGES, number)).to(device)
-        latents = _sample(model, model.prompts.prompts_of("base", pairs), noise, add)
+        sigmas = model.sigmas(STEPS).to(device)
+        base = model.prompts.prompts_of("base", pairs)
+        latents = model.sample(base, model.pure_noise(noise, sigmas[0]), sigmas, ROLL_OUT_CFG, add)
         prompts = [model.prompts.prompts_of(role, pairs) for role in roles]
         for total, loss in zip(losses, _judge(model, prompts, latents, seed, number), strict=True):
             total.append(loss)
     return torch.cat(losses[0]), torch.cat(losses[1])
-
-
-def _sample(model: FrozenModel, prompts: list[dict], noise: torch.Tensor, add: Addition | None) -> torch.Tensor:
-    """Latents `[B, C, h, w]` under prepared prompts, as the sampler sees them."""
-
-    def denoiser(x, sigma, **_):
-        return model.guided(prompts, x, sigma, ROLL_OUT_CFG, add)
-
-    sigmas = model.sigmas(STEPS).to(noise.device)
-    start = model.pure_noise(noise, sigmas[0])
-    return comfy.k_diffusion.sampling.sample_dpmpp_2m(denoiser, start, sigmas, disable=True)
 
 
 def _judge(
