@@ -1,20 +1,47 @@
-"""Graph types of the pack."""
+"""Graph types of the pack, and what all its nodes have in common."""
+
+from collections.abc import Callable
+from functools import wraps
 
 from comfy_api.latest import io
+
+from ..hspace.concepts import check_finite
 
 CATEGORY = "h-space"
 ConceptVector = io.Custom("CONCEPT_VECTOR")
 ConceptRules = io.Custom("CONCEPT_RULES")
+NUMBERS = {"FLOAT", "FLOATS", "INT", "MASK", "LATENT"}
+"""Types of inputs whose every number must be finite. Images are not among them: Concept Balance counts broken ones."""
 
 
 class SearchableNode(io.ComfyNode):
-    """A node that the editor's search finds by more words than its name has.
+    """A node that the editor's search finds by more words than its name has, and that refuses numbers that are none.
 
-    ComfyUI sends `search_aliases` to editors that know them; schemas of ComfyUI 0.3.75 have no place for it yet.
+    ComfyUI sends `search_aliases` to editors that know them; schemas of ComfyUI 0.3.75 have no place for it yet. It
+    compares numbers with the range of their input only where they are not linked, and nan passes that too.
     """
 
     SEARCH_ALIASES: tuple[str, ...] = ()
 
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        execute = cls.__dict__.get("execute")
+        if execute is not None and not hasattr(execute.__func__, "__wrapped__"):  # ComfyUI clones node classes
+            cls.execute = classmethod(_with_finite_inputs(execute.__func__))
+
     @classmethod
     def GET_NODE_INFO_V1(cls) -> dict:
         return {**super().GET_NODE_INFO_V1(), "search_aliases": list(cls.SEARCH_ALIASES)}
+
+
+def _with_finite_inputs(execute: Callable) -> Callable:
+    """`execute` of a node, after a check of its inputs."""
+
+    @wraps(execute)
+    def checked(cls, **inputs):
+        for item in cls.define_schema().inputs:
+            if item.io_type in NUMBERS and item.id in inputs:
+                check_finite(item.id, inputs[item.id])
+        return execute(cls, **inputs)
+
+    return checked

@@ -3,6 +3,7 @@
 from .allocation import parse_weights
 from .assignment import Assignment, image_labels
 from .concept import NOTHING, Choice, Concept, Sum, Sweep
+from .finite import check_finite
 from .provenance import Provenance
 from .resizing import resize_vector
 from .vector import UnfinishedVector, Vector
@@ -17,6 +18,7 @@ __all__ = [
     "Sweep",
     "UnfinishedVector",
     "Vector",
+    "check_finite",
     "image_labels",
     "parse_weights",
     "resize_vector",
