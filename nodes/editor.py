@@ -6,6 +6,7 @@ import html
 import logging
 import sys
 import textwrap
+from pathlib import Path
 
 import comfy.utils
 
@@ -45,7 +46,7 @@ class NodeObserver(Observer):
         self.previewer = previewer_for(model)
         self.preview_every = preview_every if self.previewer is not None else 0
         self.bar = comfy.utils.ProgressBar(steps)
-        self.file, self.node_id = PartialFile(name), node_id
+        self.file, self.node_id, self._warned = PartialFile(name), node_id, False
 
     def step(self, progress: Progress) -> None:
         preview = None
@@ -53,10 +54,16 @@ class NodeObserver(Observer):
             preview = self.previewer.decode_latent_to_preview_image("JPEG", progress.preview)
         self.bar.update_absolute(progress.step, progress.steps, preview)
         if self.file.due:
-            self.file.save(progress.vector())
+            self._save(progress.vector())
+
+    def note(self, text: str) -> None:
+        logging.info("[H-Space Steering] %s", text)
+        show_on_node(text, self.node_id)
 
     def stopped(self, vector: Vector) -> None:
-        path = self.file.save(vector)
+        path = self._save(vector)
+        if path is None:
+            return
         message = (
             f"Discovery of '{vector.name}' stopped after {vector.provenance.steps} steps. The vector so far is in "
             f"{path}; load it and connect it to start_from to go on."
@@ -65,6 +72,26 @@ class NodeObserver(Observer):
         show_on_node(message, self.node_id)
 
     def finished(self, vector: Vector) -> None:
-        self.file.discard()
+        self._clean_up()
         if text := vector.provenance.range_text():
             show_on_node(f"{vector.name}: {text}", self.node_id)
+
+    def _save(self, vector: Vector) -> Path | None:
+        """The vector's partial file; None, with one warning a run, where it cannot be written: the run goes on."""
+        try:
+            return self.file.save(vector)
+        except (OSError, ValueError) as error:
+            self._warn(f"The unfinished vector of '{vector.name}' cannot be saved, and a crash would lose it: {error}")
+        return None
+
+    def _clean_up(self) -> None:
+        try:
+            self.file.discard()
+        except OSError as error:
+            self._warn(f"The partial file of this discovery is no longer needed and could not be removed: {error}")
+
+    def _warn(self, text: str) -> None:
+        if not self._warned:
+            logging.warning("[H-Space Steering] %s", text)
+            show_on_node(text, self.node_id)
+        self._warned = True

@@ -6,7 +6,10 @@ conditioning and applies the user's patches.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import comfy.model_management
@@ -15,7 +18,8 @@ import comfy.samplers
 import torch
 
 from ..bottleneck import Bottleneck, base_model, find_bottleneck
-from ..comfy_compat import decoder_layers, patched_weights
+from ..comfy_compat import patched_weights
+from ..comfy_weights import decoder_layers
 from ..concepts import Provenance, UnfinishedVector, Vector
 from ..version import CREATED_WITH
 from .frozen_model import FrozenModel
@@ -94,7 +98,7 @@ def discover(
     sampler = _DiscoverySampler(model, pairs, settings, samples, start_from, observer, recipe, bottleneck, sampled)
     latents = sampler.sample_with(shape)
     vector = sampler.vector()
-    observer.finished(vector)
+    _tell(observer.finished, vector)
     return Discovery(
         vector,
         sampler.run.optimiser.losses,
@@ -147,7 +151,7 @@ class _DiscoverySampler(comfy.samplers.Sampler):
             return guider.sample(noise, latent, self, sigmas, disable_pbar=True, seed=settings.seed)
         except BaseException:
             if self._run is not None and self._run.optimiser.losses:
-                self.observer.stopped(self.vector())
+                _tell(self.observer.stopped, self.vector())
             raise
 
     def sample(
@@ -155,16 +159,23 @@ class _DiscoverySampler(comfy.samplers.Sampler):
     ):
         """Called by ComfyUI; `noise` `[B, C, h, w]` has the shape of the states and is on the model's device."""
         model, settings = model_wrap.inner_model, self.settings
-        recomputed = decoder_layers(model) if settings.gradient_checkpointing else []
-        with gradients_through(model), recomputing(recomputed):
+        with gradients_through(model, noise.shape, noise.device, model_wrap.model_patcher), ExitStack() as patches:
+
+            def recompute():
+                patches.enter_context(recomputing(decoder_layers(model)))
+
             frozen = FrozenModel(model, PreparedPairs(to_normal(model_wrap.conds)), extra_args["model_options"])
             start = {site: tensor.to(noise.device, copy=True) for site, tensor in self.start_from.tensors.items()}
             optimiser = VectorOptimiser(start, self.recipe, settings)
-            if isinstance(self.start_from, UnfinishedVector):
-                optimiser.resume(self.start_from.state)
             run = self._run = Run(
                 settings, self.recipe, frozen, optimiser, tuple(noise.shape), noise.device, self.observer, self.vector
             )
+            if settings.gradient_checkpointing:
+                recompute()
+            else:
+                run.recompute = recompute
+            if isinstance(self.start_from, UnfinishedVector):
+                run.resume(self.start_from.state)
             if self.observer.preview_every:
                 run.preview = Preview(frozen, noise.shape[1:], self.observer.preview_every, settings.seed, noise.device)
             latents = self.recipe.states(run, self.samples)
@@ -190,7 +201,7 @@ class _DiscoverySampler(comfy.samplers.Sampler):
         learnt = optimiser.addition if optimiser.finished else optimiser.tensors
         tensors = {site: tensor.detach() * optimiser.scale for site, tensor in learnt.items()}
         values = (tensors.pop(0), self.settings.name, self.bottleneck.family, self._provenance(), tensors)
-        return Vector(*values) if optimiser.finished else UnfinishedVector(*values, optimiser.state())
+        return Vector(*values) if optimiser.finished else UnfinishedVector(*values, self.run.state())
 
     def _provenance(self) -> Provenance:
         settings, optimiser, texts = self.settings, self.run.optimiser, self.pairs.texts
@@ -223,6 +234,14 @@ class _DiscoverySampler(comfy.samplers.Sampler):
             final_loss=sum(recent) / len(recent) if recent else None,
             created_with=CREATED_WITH,
         )
+
+
+def _tell(listener: Callable[[Vector], None], vector: Vector) -> None:
+    """Call an observer where what it raises must not hide the vector, or the reason why the discovery stopped."""
+    try:
+        listener(vector)
+    except Exception:
+        logging.exception("[H-Space Steering] The discovery of '%s' could not be reported.", vector.name)
 
 
 def _zeros(bottleneck: Bottleneck, settings: DiscoverySettings, shape: tuple[int, int, int]) -> Vector:

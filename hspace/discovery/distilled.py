@@ -11,7 +11,6 @@ state, so no image has to be sampled beforehand. With given samples, the states 
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -62,21 +61,43 @@ def roll_out(
         Images `[n, C, h, w]` as they were predicted at the end of each run.
     """
     sigmas, images = roll_out_sigmas(run, until).to(run.device), []
-    # One step beyond the last state, so that it is visited too.
-    ends = torch.cat([sigmas, sigmas[-1:] * 0.9])
+    begun = _begun(run, sigmas)
     while not run.finished:
         pairs = run.pairs(run.optimiser.step // len(sigmas))
-        x = run.model.pure_noise(noise(run).to(run.device), sigmas[0])
-        for sigma, sigma_next in pairwise(ends):
-            level = sigma * x.new_ones(len(x))
+        x, first = begun or (run.model.pure_noise(noise(run).to(run.device), sigmas[0]), 0)
+        begun = None
+        for place in range(first, len(sigmas)):
+            level = sigmas[place] * x.new_ones(len(x))
             student = teach(run, x, level, pairs)
-            denoised = run.model.guide(student, x, level, cfg)
+            denoised = _guided(run, student, x, level, cfg)
+            run.roll_out = None
+            if place + 1 < len(sigmas):
+                x = x + (x - denoised) / sigmas[place] * (sigmas[place + 1] - sigmas[place])
+                run.roll_out = x, sigmas[place + 1].item()
             run.report(denoised)
             if run.finished:
                 break
-            x = x + (x - denoised) / sigma * (sigma_next - sigma)
         images.append(denoised)
     return torch.cat(images)
+
+
+def _guided(run: Run, student: torch.Tensor, x: torch.Tensor, level: torch.Tensor, cfg: float) -> torch.Tensor:
+    return run.in_parts(lambda part: run.model.guide(student[part], x[part], level[part], cfg), len(x))
+
+
+def _begun(run: Run, sigmas: torch.Tensor) -> tuple[torch.Tensor, int] | None:
+    """The state and the place in the schedule at which a stopped run goes on; None where it begins a roll-out."""
+    if run.roll_out is None:
+        return None
+    x, sigma = run.roll_out
+    places = (sigmas == sigma).nonzero().flatten().tolist()
+    if places and x.shape == run.shape:
+        return x, places[0]
+    run.observer.note(
+        "start_from was stopped in the middle of a sampling run of another size, batch_size or number of steps; the "
+        "vector goes on, with a new sampling run."
+    )
+    return None
 
 
 def learn_from_samples(
@@ -100,32 +121,37 @@ def learn_from_samples(
 
 def teach(run: Run, x: torch.Tensor, sigma: torch.Tensor, pairs: list[int]) -> torch.Tensor:
     """One step towards the teacher at the states `x` `[B, C, h, w]`; returns the student's prediction there."""
-    prompts = run.model.prompts.of_images(pairs)
-    with torch.no_grad():
-        predictions = dict(zip(prompts, run.model.predict(list(prompts.values()), x, sigma), strict=True))
-    target = run.recipe.target(predictions, run.settings.guidance)
-    return step_towards(run, target, x, sigma, prompts["base"], predictions["base"])
+
+    def study(part: slice) -> torch.Tensor:
+        prompts = run.model.prompts.of_images(pairs[part])
+        with torch.no_grad():
+            predictions = run.model.predict(list(prompts.values()), x[part], sigma[part])
+        by_role = dict(zip(prompts, predictions, strict=True))
+        target = run.recipe.target(by_role, run.settings.guidance)
+        return approach(run, target, x[part], sigma[part], prompts["base"], by_role["base"])
+
+    return run.step(study, len(x))
 
 
-def step_towards(
+def approach(
     run: Run, target: torch.Tensor, x: torch.Tensor, sigma: torch.Tensor, prompts: list[dict], base: torch.Tensor
 ) -> torch.Tensor:
-    """One step towards a target at the states `x`; returns the student's prediction there.
+    """The backward pass of a step towards a target at the states `x`; returns the student's prediction there.
 
     Args:
         prompts: the base prompts.
         base: what the frozen model predicts under them.
     """
-    optimiser, near_end = run.optimiser, run.optimiser.near_end
+    optimiser = run.optimiser
     if optimiser.rms is None:
         optimiser.rms = run.model.h_rms(prompts, x, sigma, optimiser.tensors)
     scale = prediction_scale(run.model.sampling, sigma)
     with torch.enable_grad():
         (student,) = run.model.predict([prompts], x, sigma, add=optimiser.addition)
-        run.descend(run.recipe.error(student, target, base, scale))
-    student = student.detach()
-    if near_end:
-        optimiser.note_reach(relative_reach(student, target, base, scale, run.settings.guidance).mean().item())
+        errors = run.recipe.error(student, target, base, scale)
+        student = student.detach()
+        near_end, guidance = optimiser.near_end, run.settings.guidance
+        run.backward(errors, relative_reach(student, target, base, scale, guidance) if near_end else None)
     return student
 
 

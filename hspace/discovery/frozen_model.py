@@ -38,6 +38,7 @@ class FrozenModel:
     evaluations: int = 0
 
     def __post_init__(self):
+        self.options = compat.on_one_device(self.options)
         self._added: Mapping[int, torch.Tensor] = {}
         self._steered_options = self._options_with(self._patch)
 

@@ -2,40 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from ..comfy_compat import map_cond
+from .. import comfy_weights as weights
+from ..comfy_compat import compute_dtype, map_cond
 
 
 @contextmanager
-def gradients_through(module: torch.nn.Module):
-    """Leave inference mode and make `module` usable in an autograd graph, every parameter frozen.
+def gradients_through(model, shape: Sequence[int], device: torch.device, patcher):
+    """Leave inference mode and make `model` usable in an autograd graph, every parameter frozen.
 
     Nodes run inside `torch.inference_mode()` and loaders create weights there; autograd refuses such tensors. For the
     time of the block each parameter and buffer is swapped for an alias of the same storage made outside inference
-    mode. Nothing is copied, and the originals come back whatever happens inside.
+    mode. Layers that gradients pass, and that compute with something else than their parameters (see `comfy_weights`),
+    get copies of what they compute with: the weights from the decoder on, once, in the dtype that the model computes
+    in. Nothing else is copied, and everything is put back whatever happens inside.
+
+    Args:
+        model: BaseModel that samples on `device`.
+        shape: of a batch of latents, `[B, C, h, w]`, for which memory is left beside the copies.
+        patcher: ModelPatcher that `model` belongs to.
+
+    Raises:
+        ValueError: the block failed on weights of a kind that has no gradients; the message says what to load instead.
     """
-    originals: list[tuple[dict[str, Any], str, torch.Tensor]] = []
+    copied = weights.memory_of_own_weights(model, device)
+    if copied:
+        weights.make_room(patcher, copied + patcher.memory_required([2 * shape[0], *shape[1:]]))
+    originals: list[tuple[dict[str, Any], dict[str, Any]]] = []
     with torch.inference_mode(False), torch.enable_grad():
+        weights.drop_stream_buffers()
         try:
-            for owner in module.modules():
-                for tensors in cast(list[dict[str, Any]], [owner._parameters, owner._buffers]):
-                    for name, tensor in tensors.items():
-                        if tensor is None or type(tensor.data) is not torch.Tensor:
-                            continue
-                        originals.append((tensors, name, tensor))
-                        alias = _alias(tensor)
-                        frozen = torch.nn.Parameter(alias, requires_grad=False)
-                        tensors[name] = frozen if tensors is owner._parameters else alias
+            _alias_all(model, originals)
+            kinds = _settle(model, device, originals)
             yield
+        except RuntimeError as error:
+            if kinds and "Inference tensors cannot be saved" in str(error):
+                raise ValueError(
+                    f"model: its weights are of a kind ({', '.join(sorted(kinds))}) that has no gradients. Discover on "
+                    "the same model loaded from a safetensors file in fp16, bf16 or fp8; the vector fits this one too."
+                ) from error
+            raise
         finally:
-            for tensors, name, tensor in originals:
-                tensors[name] = tensor
+            for content, before in reversed(originals):
+                content.clear()
+                content.update(before)
+
+
+def _alias_all(module: torch.nn.Module, originals: list) -> None:
+    for owner in module.modules():
+        for tensors in cast(list[dict[str, Any]], [owner._parameters, owner._buffers]):
+            originals.append((tensors, dict(tensors)))
+            for name, tensor in tensors.items():
+                if tensor is not None and weights.is_plain(tensor):
+                    alias = _alias(tensor)
+                    frozen = torch.nn.Parameter(alias, requires_grad=False) if tensors is owner._parameters else alias
+                    vars(frozen).update(vars(tensor))  # ComfyUI notes on a parameter which dtype it is to be cast to
+                    tensors[name] = frozen
+
+
+def _settle(model, device: torch.device, originals: list) -> set[str]:
+    """Give layers weights of their own where they need them; the kinds of tensors left that may have no gradients."""
+    dtype, kinds = compute_dtype(model), set()
+    for layer in weights.layers_after_bottleneck(model):
+        if not weights.computes_with_its_own(layer, device):
+            originals.extend(weights.give_own_weights(layer, dtype, device))
+        kinds |= {type(t).__name__ for t in layer.parameters(recurse=False) if not weights.is_plain(t)}
+    return kinds
 
 
 def _alias(tensor: torch.Tensor) -> torch.Tensor:

@@ -29,7 +29,10 @@ class Progress:
 
 
 class Observer:
-    """Watches a discovery; does nothing by itself. Whatever a method raises ends the discovery.
+    """Watches a discovery; does nothing by itself.
+
+    What `step` raises ends the discovery. What `stopped` and `finished` raise is logged: the reason why a run stopped,
+    and the finished vector, come first.
 
     Attributes:
         preview_every: steps from one `Preview` to the next; 0 for none, and the states of each step instead.
@@ -39,6 +42,9 @@ class Observer:
 
     def step(self, progress: Progress) -> None:
         """Called after every step."""
+
+    def note(self, text: str) -> None:
+        """Called with a line for the user, of something that the run does otherwise than they may expect."""
 
     def stopped(self, vector: Vector) -> None:
         """Called with the vector so far where the discovery was cancelled or failed after its first step."""

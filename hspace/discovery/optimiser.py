@@ -24,8 +24,7 @@ class VectorOptimiser:
         settings: steps, learning rate, spatial mean and calibration.
 
     Attributes:
-        first_step: steps of the interrupted run that this one continues.
-        losses: mean error of each step of this run.
+        losses: mean error of each step, those of an interrupted run included.
         rms: root mean square of h by site, to which `DISTILLED` relates its learning rates; None until it is measured.
     """
 
@@ -34,14 +33,16 @@ class VectorOptimiser:
         self.recipe, self.settings = recipe, settings
         groups = [{"params": [tensor]} for tensor in self.tensors.values()]
         self.adam = torch.optim.Adam(groups, betas=recipe.betas)
-        self.first_step, self.losses = 0, []
+        self.losses: list[float] = []
         self.rms: dict[int, float] | None = None
         self._reach_sum, self._reach_steps = 0.0, 0.0
+        self._errors: list[torch.Tensor] = []
+        self._reaches: list[torch.Tensor] = []
 
     @property
     def step(self) -> int:
         """Steps taken, those of an interrupted run included."""
-        return self.first_step + len(self.losses)
+        return len(self.losses)
 
     @property
     def finished(self) -> bool:
@@ -75,33 +76,48 @@ class VectorOptimiser:
         rms = 1.0 if self.rms is None else self.rms[site]
         return self.recipe.learning_rate(self.settings.learning_rate, self.step / self.settings.steps, rms)
 
-    def descend(self, errors: torch.Tensor) -> None:
-        """One step on the errors `[B]` of a batch.
+    def begin(self) -> None:
+        """Begin a step anew; whatever `backward` gathered since the last one is dropped."""
+        self.adam.zero_grad()
+        self._errors, self._reaches = [], []
 
-        The sum goes backward, not the mean: Adam gives the same step, and fp16 gradients do not underflow.
+    def backward(self, errors: torch.Tensor, reach: torch.Tensor | None = None) -> None:
+        """Take the errors `[b]` of a part of the batch, or of all of it, into the step that was begun.
+
+        The sum goes backward, not the mean, or fp16 gradients would underflow; `descend` divides.
+
+        Args:
+            reach: of each image, `[b]` (`objective.relative_reach`), near the end.
+        """
+        errors.sum().backward()
+        self._errors.append(errors.detach())
+        if reach is not None:
+            self._reaches.append(reach)
+
+    def descend(self) -> None:
+        """Take the step, on the mean of the errors.
 
         Raises:
             FloatingPointError: the loss or its gradient is not finite.
         """
-        for site, group in zip(self.tensors, self.adam.param_groups, strict=False):
-            group["lr"] = self.learning_rate(site)
-        self.adam.zero_grad()
-        errors.sum().backward()
-        loss = errors.detach().mean().item()
-        gradients = [tensor.grad for tensor in self.tensors.values()]
-        if not math.isfinite(loss) or not all(grad is not None and torch.isfinite(grad).all() for grad in gradients):
+        errors = torch.cat(self._errors)
+        loss = errors.mean().item()
+        gradients = [tensor.grad for tensor in self.tensors.values() if tensor.grad is not None]
+        finite = len(gradients) == len(self.tensors) and all(torch.isfinite(gradient).all() for gradient in gradients)
+        if not (finite and math.isfinite(loss)):
             raise FloatingPointError(
                 f"Discovery stopped at step {self.step + 1}: the loss is not a number. Lower learning_rate or "
-                f"guidance, "
-                "or run the model in bf16 or fp32."
+                "guidance, or run the model in bf16 or fp32."
             )
+        for gradient in gradients:
+            gradient /= len(errors)
+        for site, group in zip(self.tensors, self.adam.param_groups, strict=True):
+            group["lr"] = self.learning_rate(site)
         self.adam.step()
         self.losses.append(loss)
-
-    def note_reach(self, reach: float) -> None:
-        """Take a step's mean reach (`objective.relative_reach`) into account; called near the end."""
-        self._reach_sum += reach
-        self._reach_steps += 1
+        if self._reaches:
+            self._reach_sum += torch.cat(self._reaches).mean().item()
+            self._reach_steps += 1
 
     @property
     def reach(self) -> float | None:
@@ -115,8 +131,11 @@ class VectorOptimiser:
         return 1 / reach if self.settings.calibrate and self.finished and reach > 1 else 1.0
 
     def state(self) -> dict[str, torch.Tensor]:
-        """The tensors that `resume` needs: Adam's moments, the step, and the sizes of h that rates refer to."""
-        state = {"step": torch.tensor(float(self.step)), "reach": torch.tensor([self._reach_sum, self._reach_steps])}
+        """The tensors that `resume` needs: Adam's moments, the losses, and the sizes of h that rates refer to."""
+        state = {
+            "losses": torch.tensor(self.losses, dtype=torch.float64),
+            "reach": torch.tensor([self._reach_sum, self._reach_steps], dtype=torch.float64),
+        }
         for site, tensor in self.tensors.items():
             moments = self.adam.state.get(tensor, {})
             state[_key("rms", site)] = torch.tensor(1.0 if self.rms is None else self.rms[site])
@@ -130,18 +149,19 @@ class VectorOptimiser:
             ValueError: the state does not belong to this vector.
         """
         needed = {_key(name, site): tensor.shape for site, tensor in self.tensors.items() for name in ADAM_STATE}
-        numbers = {"step", *(_key("rms", site) for site in self.tensors)}
-        if not numbers <= set(state) or any(key not in state or state[key].shape != needed[key] for key in needed):
+        needed |= {_key("rms", site): torch.Size([]) for site in self.tensors} | {"reach": torch.Size([2])}
+        fits = all(key in state and state[key].shape == shape for key, shape in needed.items())
+        if not fits or "losses" not in state or state["losses"].ndim != 1 or not len(state["losses"]):
             raise ValueError("start_from: the saved optimiser state does not fit its vector; the file is damaged.")
-        step = state["step"].flatten()[:1]
-        self.first_step = min(int(step), self.settings.steps - 1)
-        self.rms = {site: state[_key("rms", site)].flatten()[0].item() for site in self.tensors}
-        if "reach" in state and state["reach"].numel() == 2:
-            self._reach_sum, self._reach_steps = state["reach"].flatten().double().tolist()
+        steps = len(state["losses"])
+        # A run that was to be as short as this, or shorter, takes one more step.
+        self.losses = state["losses"][: self.settings.steps - 1].tolist()
+        self.rms = {site: state[_key("rms", site)].item() for site in self.tensors}
+        self._reach_sum, self._reach_steps = state["reach"].double().tolist()
         for site, tensor in self.tensors.items():
             # Copies: nodes load files in inference mode, and Adam may not change such tensors in place.
             moments = {name: state[_key(name, site)].to(tensor, copy=True) for name in ADAM_STATE}
-            self.adam.state[tensor] = {"step": step[0].clone(), **moments}
+            self.adam.state[tensor] = {"step": torch.tensor(float(steps)), **moments}
 
 
 def _key(name: str, site: int) -> str:

@@ -8,6 +8,7 @@ serves all t. So c learns what y- left out.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,10 +35,18 @@ def learn(run: Run, samples: list[torch.Tensor]) -> torch.Tensor:
         sigma = batches.sigma(1 - t / (TIMESTEPS - 1))
         eps = torch.randn(x0.shape, generator=random).to(x0)
         x_t = sampling.noise_scaling(sigma, eps, x0, False)
-        y_minus = run.model.prompts.prompts_of("base", pairs)
-        with torch.enable_grad():
-            (predicted,) = run.model.predict([y_minus], x_t, sigma, add=run.optimiser.addition)
-            target = run.recipe.target({"x0": x0}, run.settings.guidance)
-            run.descend(run.recipe.error(predicted, target, predicted, prediction_scale(sampling, sigma)))
-        run.report(predicted.detach())
+        run.report(run.step(partial(denoise, run, x0, x_t, sigma, pairs), len(x0)))
     return batches.first
+
+
+def denoise(
+    run: Run, x0: torch.Tensor, x_t: torch.Tensor, sigma: torch.Tensor, pairs: list[int], part: slice
+) -> torch.Tensor:
+    """The backward pass of a step on a part of the batch; returns what was predicted with c."""
+    y_minus = run.model.prompts.prompts_of("base", pairs[part])
+    with torch.enable_grad():
+        (predicted,) = run.model.predict([y_minus], x_t[part], sigma[part], add=run.optimiser.addition)
+        target = run.recipe.target({"x0": x0[part]}, run.settings.guidance)
+        scale = prediction_scale(run.model.sampling, sigma[part])
+        run.backward(run.recipe.error(predicted, target, predicted, scale))
+    return predicted.detach()

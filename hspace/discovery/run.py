@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import comfy.model_management
@@ -27,6 +27,10 @@ class Run:
         device: of the model.
         vector: gives the vector so far.
         preview: makes the pictures for the observer; None shows it the states themselves.
+        recompute: makes the decoder recompute activations from now on, which takes less memory; None where it does.
+        roll_out: the next state `[B, C, h, w]` of the sampling run that steps are taken on, and its sigma; None where
+            the next step begins a sampling run, and where there are none.
+        part: images that pass the U-Net at a time; fewer than the batch where memory ran out.
     """
 
     settings: DiscoverySettings
@@ -38,6 +42,11 @@ class Run:
     observer: Observer
     vector: Callable[[], Vector]
     preview: Preview | None = None
+    recompute: Callable[[], None] | None = None
+    roll_out: tuple[torch.Tensor, float] | None = None
+
+    def __post_init__(self):
+        self.part = self.shape[0]
 
     @property
     def finished(self) -> bool:
@@ -52,10 +61,78 @@ class Run:
         """The pair of each image of batch `number`."""
         return self.model.prompts.of_batch(self.shape[0], number, self.settings.seed)
 
-    def descend(self, errors: torch.Tensor) -> None:
-        """One optimiser step on the errors `[B]`; the backward pass counts as an evaluation an image."""
+    def backward(self, errors: torch.Tensor, reach: torch.Tensor | None = None) -> None:
+        """The backward pass of `VectorOptimiser.backward`, which counts as an evaluation an image."""
         self.model.evaluations += errors.shape[0]
-        self.optimiser.descend(errors)
+        self.optimiser.backward(errors, reach)
+
+    def in_parts(self, work: Callable[[slice], torch.Tensor], images: int) -> torch.Tensor:
+        """`work(part)` on a batch of images, outputs joined; in smaller and smaller parts where memory runs out.
+
+        Then it begins anew, so `work` must not count on being called once an image.
+
+        Raises:
+            comfy.model_management.OOM_EXCEPTION: one image alone is too much, recomputed activations or not.
+        """
+        while True:
+            try:
+                return torch.cat([work(slice(start, start + self.part)) for start in range(0, images, self.part)])
+            except comfy.model_management.OOM_EXCEPTION:
+                if not self._can_save_memory:
+                    raise
+            self._save_memory()
+
+    def step(self, work: Callable[[slice], torch.Tensor], images: int) -> torch.Tensor:
+        """One optimiser step on a batch of images, whose `work` calls `backward`; outputs joined as by `in_parts`."""
+
+        def from_the_start(part: slice) -> torch.Tensor:
+            if part.start == 0:
+                self.optimiser.begin()
+            return work(part)
+
+        outputs = self.in_parts(from_the_start, images)
+        self.optimiser.descend()
+        return outputs
+
+    @property
+    def _can_save_memory(self) -> bool:
+        return self.part > 1 or self.recompute is not None
+
+    def _save_memory(self) -> None:
+        self.optimiser.begin()
+        comfy.model_management.soft_empty_cache()
+        if self.part > 1:
+            self.part = (self.part + 1) // 2
+            self.observer.note(
+                f"Memory ran out, so from step {self.optimiser.step + 1} on {self.part} images pass the model at a "
+                f"time, {self.shape[0]} a step as before."
+            )
+        elif self.recompute is not None:
+            self.recompute()
+            self.recompute = None
+            self.observer.note("Memory ran out at one image at a time, so gradient_checkpointing was switched on.")
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The tensors that an unfinished vector needs, so that the run goes on as if it had not been stopped."""
+        state = self.optimiser.state() | {"evaluations": torch.tensor(float(self.model.evaluations)).double()}
+        if self.roll_out is not None:
+            latents, sigma = self.roll_out
+            state |= {"latents": latents, "sigma": torch.tensor(sigma, dtype=torch.float64)}
+        return state
+
+    def resume(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Continue from `state()` of an interrupted run.
+
+        A sampling run of other settings cannot be gone on with; then the next step begins one, and the observer hears.
+
+        Raises:
+            ValueError: the state does not belong to this vector.
+        """
+        self.optimiser.resume(state)
+        if "evaluations" in state and state["evaluations"].numel() == 1:
+            self.model.evaluations += int(state["evaluations"].item())
+        if "latents" in state and "sigma" in state and state["sigma"].numel() == 1:
+            self.roll_out = state["latents"].to(self.device, copy=True), state["sigma"].item()
 
     def report(self, states: torch.Tensor) -> None:
         """Tell the observer of the step just taken.
