@@ -14,7 +14,8 @@ import comfy.supported_models
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from hspace.comfy_compat import decoder_layers, differentiable_attention
+from hspace.comfy_compat import differentiable_attention
+from hspace.comfy_weights import decoder_layers
 from hspace.discovery import DISTILLED, DiscoverySettings, PromptPairs, discover
 from hspace.discovery.distilled import roll_out_sigmas, start_noise, teach
 from hspace.discovery.gradients import recomputing
@@ -111,7 +112,9 @@ def _costs_of_passes(run: Run, repeats: int) -> dict[str, Cost]:
     def step() -> None:
         with torch.enable_grad():
             (student,) = frozen.predict([prompts], x, sigma, add=run.optimiser.addition)
-            run.descend(mean_square(student - target))
+            run.optimiser.begin()
+            run.backward(mean_square(student - target))
+            run.optimiser.descend()
 
     def checkpointed() -> None:
         with recomputing(decoder_layers(frozen.model)):

@@ -2,8 +2,8 @@
 
 What stock nodes do through methods of `ModelPatcher`, `comfy.sample`, `comfy.samplers`, `comfy.model_sampling`,
 `comfy.utils`, `comfy.hooks` and `folder_paths` is used where it is needed. The rest is here, so that a change in
-ComfyUI is
-met in one place: by asking what is there, never by version numbers.
+ComfyUI is met in one place: by asking what is there, never by version numbers. What concerns weights is in
+`comfy_weights.py`.
 """
 
 from __future__ import annotations
@@ -77,8 +77,7 @@ def unet_structure(model) -> UnetStructure:
         raise ValueError(
             f"model: {type(model.model).__name__} ({type(unet).__name__}) has no U-Net bottleneck, so there is no "
             "h-space to steer. Supported are U-Net models: SD 1.x, SD 2.x, SDXL, SSD-1B, Segmind Vega, KOALA and "
-            "SVD, and "
-            "fine-tunes of them."
+            "SVD, and fine-tunes of them."
         )
     config = model.model.model_config.unet_config
     return UnetStructure(
@@ -104,17 +103,12 @@ def _decoder_entrances(unet: UNetModel) -> tuple[tuple[int, int], ...]:
 
 def unet_of(model) -> torch.nn.Module:
     """The diffusion model of a ModelPatcher, compiled or not."""
-    return _uncompiled(model.get_model_object("diffusion_model"))
+    return uncompiled(model.get_model_object("diffusion_model"))
 
 
-def _uncompiled(module: torch.nn.Module) -> torch.nn.Module:
-    return getattr(module, "_orig_mod", module)  # torch.compile keeps the module there
-
-
-def decoder_layers(model) -> list[torch.nn.Module]:
-    """The residual and attention layers of the decoder of a BaseModel."""
-    unet: Any = _uncompiled(model.diffusion_model)
-    return [layer for block in unet.output_blocks for layer in block]
+def uncompiled(module: torch.nn.Module) -> torch.nn.Module:
+    """The module itself, where `torch.compile` has wrapped it."""
+    return getattr(module, "_orig_mod", module)
 
 
 def last_convolution(model) -> torch.Tensor:
@@ -161,6 +155,11 @@ def set_wrapper(options: dict, kind: str, key: str, wrapper: Callable) -> None:
 def clone_options(options: dict) -> dict:
     """A copy of model options that can be changed without changing the original."""
     return comfy.model_patcher.create_model_options_clone(options)
+
+
+def on_one_device(options: dict) -> dict:
+    """Model options of a run that stays on one GPU: with CFG split over several, threads compute without gradients."""
+    return {key: value for key, value in options.items() if key not in ("multigpu_clones", "multigpu_thread_pool")}
 
 
 def use_differentiable_attention(options: dict) -> None:

@@ -1,0 +1,132 @@
+"""What ComfyUI's layers compute with, where that is not what their parameters hold.
+
+A layer may cast its weights at every call, take them from a cache that an earlier run has filled, stream them through a
+buffer that the next layer overwrites, apply a LoRA to them, or dequantise them. For sampling it is all the same. A
+backward pass comes after the other layers, and then only weights of the layer's own are still what they were.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, cast
+
+import comfy.model_management
+import comfy.ops
+import torch
+
+from .comfy_compat import compute_dtype, uncompiled
+
+NAMES = ("weight", "bias")
+_CACHES = ("_v", "_v_weight", "_v_bias", "_v_signature", "_prefetch")
+_CHANGES = ("weight_function", "bias_function", "weight_lowvram_function", "bias_lowvram_function")
+_NO_QUANTISED_INPUT = "comfy_force_cast_weights"
+"""Layers of scaled fp8 and the like quantise their input too, unless they are told to cast; that has no gradient."""
+
+
+def decoder_layers(model) -> list[torch.nn.Module]:
+    """The residual and attention layers of the decoder of a BaseModel."""
+    unet: Any = uncompiled(model.diffusion_model)
+    return [layer for block in unet.output_blocks for layer in block]
+
+
+def layers_after_bottleneck(model) -> list[torch.nn.Module]:
+    """The layers of a BaseModel that gradients of h pass: all that have weights from the decoder's entrance on."""
+    unet = cast(Any, uncompiled(model.diffusion_model))
+    return [layer for part in (unet.output_blocks, unet.out) for layer in part.modules() if layer._parameters]
+
+
+def computes_with_its_own(layer: torch.nn.Module, device: torch.device) -> bool:
+    """True where what a layer computes with on a device is its parameters, or made of them at every call by a cast."""
+    if not hasattr(layer, "comfy_cast_weights"):
+        return True
+    if any(vars(layer).get(name) is not None for name in _CACHES) or any(getattr(layer, n, None) for n in _CHANGES):
+        return False
+    # A mere cast to another dtype makes new weights at every call. That of fp8 does not everywhere: see `--fast`.
+    return all(is_plain(t) and t.dtype.itemsize > 1 and t.device == device for t in _weights(layer).values())
+
+
+def is_plain(tensor: torch.Tensor) -> bool:
+    """False for quantised and other kinds of tensors, and for those whose storage nobody may see (mkldnn, DirectML)."""
+    return type(tensor) in (torch.Tensor, torch.nn.Parameter) and type(tensor.data) is torch.Tensor and _stored(tensor)
+
+
+def _stored(tensor: torch.Tensor) -> bool:
+    try:
+        tensor.untyped_storage()
+    except (NotImplementedError, RuntimeError):
+        return False
+    return tensor.layout == torch.strided
+
+
+def memory_of_own_weights(model, device: torch.device) -> int:
+    """Bytes that it takes to give every layer of `layers_after_bottleneck` weights of its own."""
+    dtype = compute_dtype(model)
+    foreign = [x for x in layers_after_bottleneck(model) if not computes_with_its_own(x, device)]
+    return dtype.itemsize * sum(math.prod(t.shape) for layer in foreign for t in _weights(layer).values())
+
+
+def give_own_weights(layer: torch.nn.Module, dtype: torch.dtype, device: torch.device) -> Iterator[Any]:
+    """Make a layer compute with copies of the weights that it would compute with anyway.
+
+    Yields the dicts of the layer with their content before each is changed, so that the caller can put it back.
+    """
+    copies = _copies(layer, dtype, device)
+    yield layer._parameters, dict(layer._parameters)
+    for name, tensor in copies.items():
+        layer._parameters[name] = torch.nn.Parameter(tensor, requires_grad=False)
+    yield vars(layer), dict(vars(layer))
+    for name in _CACHES:
+        vars(layer).pop(name, None)
+    for name in _CHANGES:
+        if getattr(layer, name, None):
+            setattr(layer, name, [])
+    setattr(layer, _NO_QUANTISED_INPUT, True)
+
+
+def _weights(layer: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: t for name in NAMES if (t := layer._parameters.get(name)) is not None}
+
+
+def _copies(layer: Any, dtype: torch.dtype, device: torch.device) -> dict[str, torch.Tensor]:
+    """Copies of a layer's weights as it computes with them, plain tensors by name."""
+    own = getattr(layer, "cast_bias_weight", None)  # layers of GGUF files
+    if own is not None:
+        return _plain_copies(own(dtype=dtype, device=device, bias_dtype=dtype), dtype)
+    weight, bias, stream = comfy.ops.cast_bias_weight(
+        layer, dtype=dtype, device=device, bias_dtype=dtype, offloadable=True
+    )
+    try:
+        return _plain_copies((weight, bias), dtype)
+    finally:
+        comfy.ops.uncast_bias_weight(layer, weight, bias, stream)
+
+
+def _plain_copies(tensors, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    return {name: _plain_copy(t, dtype) for name, t in zip(NAMES, tensors, strict=True) if t is not None}
+
+
+def _plain_copy(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    tensor = tensor.data
+    if tensor.layout != torch.strided:
+        tensor = tensor.to_dense()
+    elif type(tensor) is not torch.Tensor:
+        tensor = tensor.dequantize()
+    return tensor.to(dtype).clone()
+
+
+def make_room(patcher, memory: float) -> None:
+    """Free so many bytes on the device of a ModelPatcher that is loaded: other models go first, then parts of it."""
+    device, management = patcher.load_device, comfy.model_management
+    if management.is_device_cpu(device):
+        return
+    own = [loaded for loaded in management.current_loaded_models if patcher.is_clone(loaded.model)]
+    management.free_memory(memory, device, keep_loaded=own)
+    missing = memory - management.get_free_memory(device)
+    if missing > 0 and not getattr(patcher, "is_dynamic", bool)():  # a dynamic model makes room by itself
+        patcher.partially_unload(patcher.offload_device, missing)
+
+
+def drop_stream_buffers() -> None:
+    """Let ComfyUI make its buffers for streamed weights anew: outside inference mode, those made in it are read-only."""
+    getattr(comfy.model_management, "reset_cast_buffers", bool)()
