@@ -8,25 +8,36 @@ from ..hspace.files import (
     import_paper_concept,
     list_vectors,
     load_concept,
-    new_vector_path,
+    renamed,
+    safe_concept_name,
+    safe_prefix,
     save_concept,
+    vector_path,
 )
 from ..hspace.viewing import compare_concepts, inspect_concept, inspection_picture, inspection_report
 from .base import CATEGORY, ConceptVector, SearchableNode
 from .editor import show_on_node
 
+LOADED, IMPORTED = ".safetensors", ".pth"
+"""Suffixes of the files that the nodes read."""
 NO_PTH = "put a .pth file into models/concept_vectors"
 
 
-def _fingerprint(name: str) -> tuple[str, int, int]:
-    stat = find_vector(name, "file").stat()
-    return name, stat.st_mtime_ns, stat.st_size
+def _fingerprint(name: str | None, suffix: str) -> tuple:
+    """What changes with the file, or with any file where the name is not known yet, because another node gives it."""
+    names = list_vectors(suffix) if name is None else [name]
+    stats = [(name, find_vector(name, "file", suffix).stat()) for name in names]
+    return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats)
 
 
-def _missing(name: str, input_name: str) -> bool | str:
-    """True where the file is there; otherwise what ComfyUI shows on the node. It checks combo values no further."""
+def _missing(name: str | None, input_name: str, suffix: str) -> bool | str:
+    """True where the file is there or its name is not known yet; otherwise what ComfyUI shows on the node.
+
+    ComfyUI checks combo values no further.
+    """
     try:
-        find_vector(name, input_name)
+        if name is not None:
+            find_vector(name, input_name, suffix)
     except ValueError as error:
         return str(error)
     return True
@@ -54,8 +65,18 @@ class SaveConcept(SearchableNode):
                 ),
             ],
             outputs=[io.String.Output(display_name="path", tooltip="Full path of the saved file.")],
+            hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
+
+    @classmethod
+    def validate_inputs(cls, filename_prefix):
+        try:
+            if filename_prefix is not None:  # else another node gives it
+                vector_path(filename_prefix)
+        except ValueError as error:
+            return str(error)
+        return True
 
     @classmethod
     def execute(cls, concept, filename_prefix) -> io.NodeOutput:
@@ -64,8 +85,14 @@ class SaveConcept(SearchableNode):
                 f"concept: '{concept.describe()}' is a combination; a file holds one vector. Save the vectors it is "
                 "made of, and combine them again after loading."
             )
-        path = save_concept(concept, new_vector_path(filename_prefix))
-        return io.NodeOutput(str(path), ui={"text": [str(path)]})
+        path = save_concept(concept, vector_path(filename_prefix), overwrite=False)
+        changes = [
+            renamed(filename_prefix, safe_prefix(filename_prefix)),
+            renamed(concept.name, safe_concept_name(concept.name)),
+        ]
+        if changes := [change for change in changes if change]:
+            show_on_node(" ".join(changes), cls.hidden.unique_id)
+        return io.NodeOutput(str(path), ui={"text": [str(path), *changes]})
 
 
 class LoadConcept(SearchableNode):
@@ -83,7 +110,7 @@ class LoadConcept(SearchableNode):
             inputs=[
                 io.Combo.Input(
                     "concept_name",
-                    options=list_vectors(".safetensors"),
+                    options=list_vectors(LOADED),
                     tooltip="A .safetensors file. Press R in the editor to see new files. If the file records a range "
                     "of strengths, the node shows it.",
                 )
@@ -94,15 +121,15 @@ class LoadConcept(SearchableNode):
 
     @classmethod
     def validate_inputs(cls, concept_name):
-        return _missing(concept_name, "concept_name")
+        return _missing(concept_name, "concept_name", LOADED)
 
     @classmethod
     def fingerprint_inputs(cls, concept_name):
-        return _fingerprint(concept_name)
+        return _fingerprint(concept_name, LOADED)
 
     @classmethod
     def execute(cls, concept_name) -> io.NodeOutput:
-        vector = load_concept(find_vector(concept_name, "concept_name"))
+        vector = load_concept(find_vector(concept_name, "concept_name", LOADED))
         if text := vector.provenance.range_text():
             show_on_node(f"{vector.name}: {text}", cls.hidden.unique_id)
         return io.NodeOutput(vector)
@@ -124,7 +151,7 @@ class ImportConcept(SearchableNode):
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=list_vectors(".pth") or [NO_PTH],
+                    options=list_vectors(IMPORTED) or [NO_PTH],
                     tooltip="A .pth file in models/concept_vectors, preferably with its concept_dict.json next to it.",
                 ),
                 io.String.Input(
@@ -138,15 +165,15 @@ class ImportConcept(SearchableNode):
 
     @classmethod
     def validate_inputs(cls, file):
-        return _missing(file, "file")
+        return _missing(file, "file", IMPORTED)
 
     @classmethod
     def fingerprint_inputs(cls, file, concept_name):
-        return *_fingerprint(file), concept_name
+        return _fingerprint(file, IMPORTED), concept_name
 
     @classmethod
     def execute(cls, file, concept_name) -> io.NodeOutput:
-        return io.NodeOutput(import_paper_concept(find_vector(file, "file"), concept_name))
+        return io.NodeOutput(import_paper_concept(find_vector(file, "file", IMPORTED), concept_name))
 
 
 class InspectConcept(SearchableNode):

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hspace.concepts import Provenance, UnfinishedVector, Vector
-from hspace.files import import_paper_concept, load_concept, save_concept
-from hspace.files.folder import free_path
+from hspace.files import import_paper_concept, load_concept, save_concept, vector_path
 from hspace.files.paper_file import concept_names
 from hspace.files.vector_file import FORMAT
 
@@ -131,15 +130,13 @@ def test_import_of_other_layouts(tmp_path, state):
 @pytest.mark.parametrize(
     "prefix", ["../evil", "a/../../evil", "/etc/evil", "", "  ", "..", "a/..", "\\evil", "C:\\..\\evil"]
 )
-def test_file_names_stay_in_their_folder(tmp_path, prefix):
-    folder = tmp_path / "concept_vectors"
-    folder.mkdir()
+def test_file_names_stay_in_their_folder(vector_folder, prefix):
     with pytest.raises(ValueError, match="filename_prefix"):
-        free_path(folder, prefix)
+        vector_path(prefix)
 
 
 def test_existing_files_are_never_overwritten(tmp_path):
-    first = free_path(tmp_path, "sd15/woman")
-    first.parent.mkdir()
-    first.touch()
-    assert free_path(tmp_path, "sd15/woman").name == "woman_2.safetensors"
+    vector = Vector(torch.zeros(2, 1, 1), "v", "SD1")
+    paths = [save_concept(vector, tmp_path / "sd15" / "woman", overwrite=False) for _ in range(3)]
+    assert [path.name for path in paths] == ["woman.safetensors", "woman_2.safetensors", "woman_3.safetensors"]
+    assert save_concept(vector, paths[0]) == paths[0]

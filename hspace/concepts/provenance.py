@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 
+LONGEST_NUMBER = 40
+"""Characters of a number in a file."""
 _FORMATS = {"reach": ".4g", "scale": ".4g", "strength_saturates": ".3g", "strength_breaks": ".3g", "final_loss": ".6g"}
 
 
@@ -121,6 +123,8 @@ def _value(kind: str, text: str) -> str | int | float | bool | None:
         return text or None
     if kind == "bool":
         return True if text == "true" else None
+    if len(text) > LONGEST_NUMBER:
+        return None
     try:
         number = int(text) if kind == "int" else float(text)
     except ValueError:

@@ -1,7 +1,8 @@
-"""Vectors on disk: the pack's own format, the paper's, the model folder, and autosave."""
+"""Vectors on disk: the pack's own format, the paper's, names, the model folder, and autosave."""
 
 from .autosave import PartialFile
-from .folder import FOLDER_KIND, find_vector, list_vectors, new_vector_path, register_folder
+from .folder import FOLDER_KIND, find_vector, list_vectors, register_folder, vector_path
+from .names import is_name, renamed, safe_concept_name, safe_name, safe_prefix
 from .paper_file import import_paper_concept
 from .vector_file import load_concept, save_concept
 
@@ -10,9 +11,14 @@ __all__ = [
     "PartialFile",
     "find_vector",
     "import_paper_concept",
+    "is_name",
     "list_vectors",
     "load_concept",
-    "new_vector_path",
     "register_folder",
+    "renamed",
+    "safe_concept_name",
+    "safe_name",
+    "safe_prefix",
     "save_concept",
+    "vector_path",
 ]

@@ -1,11 +1,13 @@
-"""The model folder kind `concept_vectors`, and the names of the files in it."""
+"""The model folder kind `concept_vectors`, and the files in it."""
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
+import os
+from pathlib import Path, PurePath
 
 import folder_paths
+
+from .names import quoted, safe_prefix
 
 FOLDER_KIND = "concept_vectors"
 EXTENSIONS = frozenset({".safetensors", ".pth"})
@@ -13,51 +15,67 @@ PACK_VECTORS = Path(__file__).parent.parent.parent / "vectors"
 
 
 def register_folder() -> None:
-    """Tell ComfyUI of `models/concept_vectors`, where Save writes, and of the pack's own `vectors/`."""
-    folder_paths.add_model_folder_path(FOLDER_KIND, str(Path(folder_paths.models_dir) / FOLDER_KIND), is_default=True)
-    folder_paths.add_model_folder_path(FOLDER_KIND, str(PACK_VECTORS))
+    """Tell ComfyUI of `models/concept_vectors` and of the pack's own `vectors/`.
+
+    Folders that the user names in `extra_model_paths.yaml` are there already and stay first: Save writes to the first.
+    """
+    for folder in (Path(folder_paths.models_dir) / FOLDER_KIND, PACK_VECTORS):
+        folder_paths.add_model_folder_path(FOLDER_KIND, str(folder))
     paths, _ = folder_paths.folder_names_and_paths[FOLDER_KIND]
     folder_paths.folder_names_and_paths[FOLDER_KIND] = (paths, set(EXTENSIONS))
 
 
 def list_vectors(suffix: str) -> list[str]:
-    """Names of the files with that suffix, relative to their folder, as combo boxes show them."""
-    return [name for name in folder_paths.get_filename_list(FOLDER_KIND) if name.endswith(suffix)]
+    """Names of the files with that suffix, relative to their folder, as combo boxes show them.
+
+    What macOS leaves beside files (`._woman.safetensors`) is no vector, and a name that is no text cannot be sent to an
+    editor; neither is listed.
+    """
+    names = folder_paths.get_filename_list(FOLDER_KIND)
+    return [
+        name
+        for name in names
+        if _suffix(name) == suffix and not PurePath(name).name.startswith("._") and _is_text(name)
+    ]
 
 
-def find_vector(name: str, input_name: str) -> Path:
-    """Full path of a listed file.
+def find_vector(name: str, input_name: str, suffix: str) -> Path:
+    """Full path of a file with that suffix in one of the folders, whether or not links lead out of them.
+
+    A name with the backslashes of Windows is found elsewhere too.
 
     Raises:
         ValueError: there is no such file, or the name leads out of the folders.
     """
-    path = folder_paths.get_full_path(FOLDER_KIND, name)
-    folders = [Path(folder).resolve() for folder in folder_paths.get_folder_paths(FOLDER_KIND)]
-    if path is None or not any(Path(path).resolve().is_relative_to(folder) for folder in folders):
-        raise ValueError(f"{input_name}: '{name}' is not in {folders[0]}; put the file there, or choose another one.")
-    return Path(path)
+    folders = folder_paths.get_folder_paths(FOLDER_KIND)
+    if isinstance(name, str) and _suffix(name) == suffix and _is_inside(name):
+        for spelling in dict.fromkeys((name, name.replace("\\", "/"))):
+            if path := folder_paths.get_full_path(FOLDER_KIND, spelling):
+                return Path(path)
+    raise ValueError(
+        f"{input_name}: {quoted(name, 200)} is no {suffix} file in {folders[0]}; put the file there, or choose another "
+        "one."
+    )
 
 
-def new_vector_path(prefix: str) -> Path:
-    """A path for a new vector in the user's folder; never one that exists."""
-    return free_path(Path(folder_paths.get_folder_paths(FOLDER_KIND)[0]), prefix)
-
-
-def free_path(folder: Path, prefix: str) -> Path:
-    """A path in `folder` that does not exist yet: `prefix.safetensors`, then `prefix_2.safetensors` and so on.
+def vector_path(prefix: str) -> Path:
+    """Path without suffix of a vector in the user's folder, each part made safe (`names.safe_name`).
 
     Raises:
-        ValueError: the prefix is empty or leads out of the folder.
+        ValueError: the prefix is blank or leads out of the folder.
     """
-    folder = Path(folder).resolve()
-    parts = [part for part in re.split(r"[\\/]+", prefix.strip()) if part]
-    clean = [re.sub(r'[<>:"|?*\x00-\x1f]', "_", part).strip(". ") for part in parts]
-    if not parts or prefix.strip().startswith(("/", "\\")) or not all(clean) or ".." in parts:
-        raise ValueError(f"filename_prefix: '{prefix}' is no file name inside {folder.name}; use e.g. 'sd15/woman'.")
-    stem = folder.joinpath(*clean)
-    if not stem.resolve().is_relative_to(folder):
-        raise ValueError(f"filename_prefix: '{prefix}' leads out of {folder.name}; use e.g. 'sd15/woman'.")
-    path, number = stem.with_name(stem.name + ".safetensors"), 2
-    while path.exists():
-        path, number = stem.with_name(f"{stem.name}_{number}.safetensors"), number + 1
-    return path
+    return Path(folder_paths.get_folder_paths(FOLDER_KIND)[0]) / safe_prefix(prefix)
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _is_inside(name: str) -> bool:
+    """True where a name says that the file is in the folder. Where links in the folder lead is up to its owner."""
+    parts = name.replace("\\", "/").split("/")
+    return ".." not in parts and parts[0] != "" and not PurePath(name).drive and "\0" not in name
+
+
+def _is_text(name: str) -> bool:
+    return name.isascii() or name == name.encode("utf-8", "replace").decode()

@@ -54,11 +54,11 @@ def safe_name(text: str) -> str:
     return cut.rstrip(". \u200d") or UNNAMED
 
 
-def safe_parts(prefix: str) -> list[str]:
-    """The folders and the name of a file prefix such as `sd15/woman`, each as `safe_name` has it.
+def safe_prefix(prefix: str) -> str:
+    """A file prefix such as `sd15/woman` with each of its parts as `safe_name` has it, parted by `/`.
 
     Raises:
-        ValueError: the prefix is blank, absolute, leads out of its folder by `..`, or has more than `MAX_FOLDERS` parts.
+        ValueError: it is blank, absolute, leads out of its folder by `..`, or has more than `MAX_FOLDERS` parts.
     """
     if not isinstance(prefix, str) or not prefix.strip():
         raise ValueError("filename_prefix: it is blank; give a file name such as 'woman' or 'sd15/woman'.")
@@ -70,17 +70,15 @@ def safe_parts(prefix: str) -> list[str]:
             "file name such as 'woman' or 'sd15/woman'."
         )
     if len(named) > MAX_FOLDERS:
-        raise ValueError(
-            f"filename_prefix: {quoted(prefix)} has {len(named)} parts; use at most {MAX_FOLDERS}, such as 'sd15/woman'."
-        )
-    return [safe_name(part) for part in named]
+        raise ValueError(f"filename_prefix: {quoted(prefix)} has {len(named)} parts; use at most {MAX_FOLDERS}.")
+    return "/".join(safe_name(part) for part in named)
 
 
 def renamed(wanted: str, used: str) -> str:
-    """What to say where a name was made safe; "" where it was used as it is."""
-    if wanted == used:
+    """What to say where a name was made safe; "" where it is used as it is, but for the kind of slashes."""
+    if wanted.strip().replace("\\", "/") == used or wanted == used:
         return ""
-    return f"{quoted(wanted)} is no name that every file system takes; used '{used}' instead."
+    return f"{quoted(wanted)} is not a name that works everywhere; {quoted(used, MAX_NAME)} is used instead."
 
 
 def quoted(text: object, longest: int = 60) -> str:

@@ -1,48 +1,96 @@
 """Read the vectors that the paper's authors publish: `unet.pth` with `concept_dict.json` beside it.
 
 `unet.pth` holds `{"controlnet.fc1.weight": [C * H * W, N]}` for SD 1.x, C = 1280 and a square map; column i is concept
-i of the list beside it. Files come from strangers: they are opened as plain tensors only, and checked before they are
-used.
+i of the list beside it. Files come from strangers: they are opened as plain tensors only, and what else such files can
+hold is refused before torch sees it.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import pickletools
+import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
 from ..concepts import Provenance, Vector
-from .vector_file import check_finite, check_size
+from .names import is_name, quoted
+from .reading import check_finite, read_file
+from .vector_file import MAX_SIDE
 
 PAPER_CHANNELS, PAPER_KEY = 1280, "controlnet.fc1.weight"
+ONLY = "Only the paper's published format is read."
+MAX_LIST = 2**20
+"""Bytes of `concept_dict.json`."""
+MAX_RECORDS, MAX_STRUCTURE = 64, 2**16
+"""Files inside of a `.pth`, which is a zip archive, and bytes of the one that describes the tensors."""
+MAX_COLUMNS = 100_000
+_COLUMN = re.compile("[0-9]{1,6}", re.ASCII)
+_RECORD = b"PK\x01\x02"
+"""Begins the entry of each file in a zip archive's directory."""
+_CALLED = {
+    "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_parameter",
+    "torch FloatStorage",
+    "torch HalfStorage",
+    "torch BFloat16Storage",
+    "torch DoubleStorage",
+    "collections OrderedDict",
+}
+"""All that a matrix saved by torch needs; others make sparse, nested or meta tensors, or memory of any size."""
+_MAKES_OBJECTS = {"NEWOBJ", "NEWOBJ_EX", "STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4", "PERSID"}
+"""Opcodes that make objects in other ways than a matrix saved by torch does."""
 
 
 def concept_names(path: Path) -> list[str]:
     """Concepts of a foreign `.pth` file by column, from the `concept_dict.json` beside it; empty where there is none.
 
     The json maps either names to column numbers or column numbers to names.
+
+    Raises:
+        ValueError: it is no such list, or has a name that is none (`names.is_name`).
     """
     beside = Path(path).parent / "concept_dict.json"
     if not beside.is_file():
         return []
-    if beside.stat().st_size > 2**20:
-        raise ValueError(f"{beside.name} beside {Path(path).name} is larger than 1 MiB; it is no list of concepts.")
+    return parse_names(read_file(beside, MAX_LIST), f"{beside.name} beside {quoted(Path(path).name)}")
+
+
+def parse_names(content: bytes, name: str) -> list[str]:
+    """The concepts by column that a `concept_dict.json` lists; `name` is the file's in messages."""
     try:
-        content = json.loads(beside.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{beside.name} beside {Path(path).name} is not valid JSON: {error}.") from error
-    if isinstance(content, list) and all(isinstance(name, str) for name in content):
-        return content
-    if isinstance(content, dict):
-        pairs = [(value, key) if str(value).isdecimal() else (key, value) for key, value in content.items()]
-        if all(str(column).isdecimal() and isinstance(name, str) for column, name in pairs):
-            columns = {int(column): name for column, name in pairs}
-            if sorted(columns) == list(range(len(columns))):
-                return [columns[column] for column in range(len(columns))]
-    raise ValueError(f"{beside.name} beside {Path(path).name} does not map concept names to columns 0, 1, 2 ...")
+        listed = json.loads(content.decode("utf-8-sig"), parse_int=_column_number)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} is not valid JSON; correct it, or remove it and give a column number.") from error
+    if isinstance(listed, dict):
+        listed = _by_column(listed)
+    if isinstance(listed, list) and all(is_name(concept) for concept in listed):
+        return listed
+    raise ValueError(
+        f"{name} does not map concept names to columns 0, 1, 2 ...; correct it, or remove it and give a column number."
+    )
+
+
+def _by_column(listed: dict) -> list | None:
+    pairs = [(value, key) if _is_column(value) else (key, value) for key, value in listed.items()]
+    if not all(_is_column(column) for column, _ in pairs):
+        return None
+    columns = {int(column): concept for column, concept in pairs}
+    return [columns[column] for column in sorted(columns)] if sorted(columns) == list(range(len(pairs))) else None
+
+
+def _column_number(digits: str) -> int | None:
+    """An integer of JSON where it can be a column; Python reads no integers of thousands of digits."""
+    return int(digits) if _COLUMN.fullmatch(digits) else None
+
+
+def _is_column(value: object) -> bool:
+    return type(value) is int or (isinstance(value, str) and _COLUMN.fullmatch(value) is not None)
 
 
 def import_paper_concept(path: Path, concept: str) -> Vector:
@@ -56,25 +104,89 @@ def import_paper_concept(path: Path, concept: str) -> Vector:
         ValueError: another layout, an unknown concept, or values out of bounds.
     """
     path = Path(path)
-    check_size(path)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(
-            f"{path.name} cannot be opened safely ({type(error).__name__}): it is damaged, or holds more than plain "
-            "tensors. Only the paper's published format is read."
-        ) from error
-    weight = state.get(PAPER_KEY) if isinstance(state, Mapping) else None
-    if not isinstance(weight, torch.Tensor) or weight.ndim != 2 or not weight.is_floating_point():
-        raise ValueError(f"{path.name}: no matrix '{PAPER_KEY}'; only the paper's published format is read.")
-    side = math.isqrt(weight.shape[0] // PAPER_CHANNELS)
-    if side == 0 or side * side * PAPER_CHANNELS != weight.shape[0]:
-        raise ValueError(f"{path.name}: {weight.shape[0]} rows are not {PAPER_CHANNELS} channels of a square map.")
+    matrix = parse_matrix(read_file(path), quoted(path.name))
     names = concept_names(path)
-    column = _column(path, concept.strip(), names, weight.shape[1])
-    tensor = weight[:, column].float().view(PAPER_CHANNELS, side, side)
-    check_finite(path, tensor)
-    name = names[column] if column < len(names) else f"{path.stem} {column}"
+    return _column_as_vector(matrix, names, concept, path)
+
+
+def parse_matrix(content: bytes, name: str) -> torch.Tensor:
+    """The matrix `[C * H * W, N]` that the bytes of a file hold; `name` is the file's in messages.
+
+    Raises:
+        ValueError: anything but a zip archive of uncompressed files that describes such a matrix.
+    """
+    records = _read_records(content, name)
+    try:
+        state = torch.load(_archive(records), map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{name} cannot be opened safely ({type(error).__name__}): it is damaged. {ONLY}") from error
+    weight = state[PAPER_KEY] if isinstance(state, Mapping) and PAPER_KEY in state else None
+    plain = isinstance(weight, torch.Tensor) and weight.layout == torch.strided and weight.device.type == "cpu"
+    if not plain or weight.ndim != 2 or not weight.is_floating_point():
+        raise ValueError(f"{name}: no matrix '{PAPER_KEY}'. {ONLY}")
+    rows, columns = weight.shape
+    if weight.numel() * weight.element_size() > weight.untyped_storage().nbytes() or columns > MAX_COLUMNS:
+        raise ValueError(f"{name}: '{PAPER_KEY}' claims {rows} x {columns} values, more than the file holds. {ONLY}")
+    if weight.untyped_storage().nbytes() not in {len(record) for record in records.values()}:
+        raise ValueError(f"{name} cannot be opened safely: it is damaged. {ONLY}")
+    side = math.isqrt(rows // PAPER_CHANNELS)
+    if not 0 < side <= MAX_SIDE or side * side * PAPER_CHANNELS != rows or not columns:
+        raise ValueError(f"{name}: {rows} rows of {columns} are not {PAPER_CHANNELS} channels of a square map. {ONLY}")
+    return weight.detach()
+
+
+def _read_records(content: bytes, name: str) -> dict[str, bytes]:
+    """The files inside of an archive; ValueError where they are not what `torch.save` writes of a matrix."""
+    try:
+        if content.count(_RECORD) > MAX_RECORDS:
+            raise ValueError("too many files")
+        archive = zipfile.ZipFile(io.BytesIO(content))
+        listed = archive.infolist()
+        if any(record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1 for record in listed):
+            raise ValueError("compressed or encrypted files")
+        if sum(record.file_size for record in listed) > len(content):
+            raise ValueError("more bytes than the file has")
+        records = {record.filename: archive.read(record) for record in listed}
+        (structure,) = (record for path, record in records.items() if path.split("/")[-1] == "data.pkl")
+        if len(records) != len(listed) or len(structure) > MAX_STRUCTURE:
+            raise ValueError("two files of one name, or a long description of tensors")
+    except Exception as error:  # zipfile raises many kinds
+        raise ValueError(
+            f"{name} cannot be opened safely: it is no plain archive of tensors as torch.save writes it. {ONLY}"
+        ) from error
+    if (found := _foreign(structure)) is not None:
+        raise ValueError(f"{name} cannot be opened safely: it holds more than plain tensors ({quoted(found)}). {ONLY}")
+    return records
+
+
+def _archive(records: dict[str, bytes]) -> io.BytesIO:
+    """The same files in a new archive, in which torch finds what was checked, whatever else the old one says."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        for path, record in records.items():
+            file.writestr(path, record)
+    archive.seek(0)
+    return archive
+
+
+def _foreign(structure: bytes) -> str | None:
+    """The first thing in the description of an archive's tensors that a plain matrix does not need; None if nothing."""
+    try:
+        for opcode, argument, _ in pickletools.genops(structure):
+            if opcode.name == "GLOBAL" and argument not in _CALLED:
+                return str(argument)
+            if opcode.name in _MAKES_OBJECTS:
+                return opcode.name
+    except Exception:  # pickletools raises many kinds
+        return "damaged"
+    return None
+
+
+def _column_as_vector(matrix: torch.Tensor, names: list[str], concept: str, path: Path) -> Vector:
+    column = _column(quoted(path.name), concept, names, matrix.shape[1])
+    side = math.isqrt(matrix.shape[0] // PAPER_CHANNELS)
+    tensor = matrix[:, column].float().reshape(PAPER_CHANNELS, side, side)
+    check_finite(quoted(path.name), tensor)
     provenance = Provenance(
         base_model="SD1",
         prediction_type="epsilon",
@@ -83,17 +195,21 @@ def import_paper_concept(path: Path, concept: str) -> Vector:
         method="paper",
         created_with=f"imported from {path.name}, column {column}",
     )
-    return Vector(tensor, name, "SD1", provenance)
+    return Vector(tensor, names[column] if column < len(names) else f"{path.stem} {column}", "SD1", provenance)
 
 
-def _column(path: Path, concept: str, names: list[str], count: int) -> int:
+def _column(name: str, concept: str, names: list[str], count: int) -> int:
+    concept = concept.strip() if isinstance(concept, str) else str(concept)
     if concept in names:
         column = names.index(concept)
-    elif concept.isdecimal():
+    elif _is_column(concept):
         column = int(concept)
     else:
-        known = ", ".join(names) or f"no concept_dict.json lies beside it; give a column number, 0 to {count - 1}"
-        raise ValueError(f"concept_name: '{concept}' is not in {path.name}. Known: {known}.")
+        known = ", ".join(names[:20]) or f"no concept_dict.json lies beside it; give a column number, 0 to {count - 1}"
+        raise ValueError(f"concept_name: {quoted(concept)} is not in {name}. Known: {known}.")
     if column >= count:
-        raise ValueError(f"concept_name: column {column} of '{concept}' is beyond the {count} columns of {path.name}.")
+        raise ValueError(
+            f"concept_name: column {column} of {quoted(concept)} is beyond the {count} columns of {name}; give one of "
+            f"0 to {count - 1}."
+        )
     return column

@@ -1,54 +1,69 @@
 """Read and write vectors in the pack's own format. Files come from strangers: everything is checked before it is used.
 
 One `*.safetensors` per vector: tensor `direction` for h-space and `decoder.1`, `decoder.2` ... for further sites
-(float32 or float16, `[C, H, W]` or `[C, 1, 1]`), and metadata of strings.
+(float32 or float16, `[C, H, W]` or `[C, 1, 1]`), tensors `state.*` where the discovery was not finished, and metadata
+of strings. What is not known of the format is refused, and sizes are checked before anything of that size is made.
 """
 
 from __future__ import annotations
 
-import os
+import json
+import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load, save
 
 from ..concepts import Provenance, UnfinishedVector, Vector
+from .names import MAX_NAME, is_name, quoted, safe_concept_name
+from .reading import MAX_BYTES, check_finite, read_file
+from .writing import create_file, replace_file
 
 FORMAT = "hspace-concept-vector"
 FORMAT_VERSIONS = ("1", "2")
 """1: h-space alone. 2: further tensors `decoder.1`, `decoder.2` ... for the other sites."""
+SUFFIX = ".safetensors"
 MAX_SITES = 32
+MAX_CHANNELS, MAX_SIDE = 8192, 512
 REQUIRED_METADATA = ("format", "format_version", "name", "base_model")
+MAX_HEADER = 2 * 2**20
+"""Bytes of the description of the tensors and of all metadata."""
+MAX_TENSORS, MAX_TEXTS = 512, 256
+MAX_TEXT = 2**16
+"""Characters of one text of the metadata; prompts are the longest."""
 _OF_THE_FILE = ("format", "format_version", "name", "h_channels")
 """Metadata that belong to the file or to the vector itself, not to its provenance."""
-MAX_BYTES = 256 * 2**20
-MAX_CHANNELS, MAX_SIDE = 8192, 512
+_SITE_TENSOR = re.compile(r"direction|decoder\.([1-9][0-9]?)", re.ASCII)
+_STATE_TENSOR = re.compile(r"state\.[a-z][a-z0-9_]{0,39}(?:\.[1-9][0-9]?)?", re.ASCII)
+_VECTOR_DTYPES = ("F32", "F16", "BF16")
+_STATE_DTYPES = {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64, "U8": torch.uint8}
+MAX_STATE_DIMENSIONS = 5
 
 
-def save_concept(vector: Vector, path: Path | str) -> Path:
-    """Write atomically and return the path, which gets the suffix `.safetensors`.
+def save_concept(vector: Vector, path: Path | str, overwrite: bool = True) -> Path:
+    """Write a vector whole or not at all, and return the path, which gets the suffix `.safetensors`.
 
-    An unfinished vector keeps its optimiser state as further tensors `state.*`.
+    An unfinished vector keeps its optimiser state as further tensors `state.*`. A name that is none is made one
+    (`safe_concept_name`), and texts of more than `MAX_TEXT` characters end in an ellipsis.
+
+    Args:
+        vector: to be written.
+        path: of the file.
+        overwrite: replace a file of that name; otherwise the new one gets a number, and no file is ever replaced.
+
+    Raises:
+        ValueError: the vector is nothing that `load_concept` would read.
+        OSError: the file could not be written.
     """
-    path = Path(path) if Path(path).suffix == ".safetensors" else Path(f"{path}.safetensors")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    state = vector.state if isinstance(vector, UnfinishedVector) else {}
-    tensors = {_key(site): tensor for site, tensor in vector.tensors.items()} | {
-        f"state.{key}": value.detach().cpu().float().contiguous() for key, value in state.items()
-    }
-    metadata = {
-        **vector.provenance.to_strings(),
-        "format": FORMAT,
-        "format_version": FORMAT_VERSIONS[bool(vector.decoder)],
-        "name": vector.name,
-        "h_channels": str(vector.tensor.shape[0]),
-    }
-    metadata.setdefault("base_model", vector.family)
-    partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, metadata=metadata)
-    os.replace(partial, path)
+    path = Path(path) if Path(path).suffix.lower() == SUFFIX else Path(f"{path}{SUFFIX}")
+    content = _to_bytes(vector)
+    _check_header(quoted(path.name), content)
+    if not overwrite:
+        return create_file(path, content)
+    replace_file(path, content)
     return path
 
 
@@ -56,64 +71,157 @@ def load_concept(path: Path | str) -> Vector:
     """Read a vector; one whose file has optimiser state is an `UnfinishedVector`.
 
     Raises:
-        ValueError: not such a file, or one whose size, shape, dtype or values are out of bounds.
+        ValueError: not such a file, or one whose size, shapes, dtypes, values or texts are out of bounds.
     """
     path = Path(path)
-    check_size(path)
+    return parse_concept(read_file(path), quoted(path.name))
+
+
+def parse_concept(content: bytes, name: str) -> Vector:
+    """The vector that the bytes of a file hold; `name` is the file's in messages. Raises as `load_concept` does."""
+    metadata = _check_header(name, content)
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            _check_metadata(path, metadata)
-            if "direction" not in file.keys():
-                raise ValueError(f"{path.name}: no tensor 'direction'; this is not a concept vector of this pack.")
-            sites = [site for site in range(MAX_SITES) if _key(site) in file.keys()]
-            for site in sites:
-                _check_shape(path, _key(site), file.get_slice(_key(site)).get_shape())
-            tensors = {site: file.get_tensor(_key(site)) for site in sites}
-            state = {key[len("state.") :]: file.get_tensor(key) for key in file.keys() if key.startswith("state.")}
+        tensors = load(content)
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path.name} is not a readable safetensors file ({error}); download it again.") from error
-    for site, tensor in tensors.items():
-        if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-            raise ValueError(f"{path.name}: '{_key(site)}' is {tensor.dtype}; float32 or float16 is needed.")
-    check_finite(path, *tensors.values(), *state.values())
+        raise ValueError(f"{name} is not a readable safetensors file ({error}); download it again.") from error
+    check_finite(name, *(tensor for tensor in tensors.values() if tensor.is_floating_point()))
     texts = {key: text for key, text in metadata.items() if key not in _OF_THE_FILE}
     family, provenance = metadata["base_model"].split(":")[0], Provenance.from_strings(texts)
-    vector = (tensors.pop(0), metadata["name"], family, provenance, tensors)
+    state = {key.removeprefix("state."): tensors.pop(key) for key in list(tensors) if key.startswith("state.")}
+    direction = tensors.pop("direction")
+    decoder = {int(key.removeprefix("decoder.")): tensor for key, tensor in tensors.items()}
+    vector = (direction, metadata["name"], family, provenance, decoder)
     return UnfinishedVector(*vector, state) if state else Vector(*vector)
 
 
-def check_size(path: Path) -> None:
-    """Raise ValueError where there is no file, or one that is too large to be one of vectors."""
-    if not path.is_file():
-        raise ValueError(f"{path.name} is not there; it was moved or deleted.")
-    if path.stat().st_size > MAX_BYTES:
-        raise ValueError(f"{path.name} is larger than {MAX_BYTES // 2**20} MiB; it is no concept vector.")
+def _to_bytes(vector: Vector) -> bytes:
+    state = vector.state if isinstance(vector, UnfinishedVector) else {}
+    tensors = {"direction" if site == 0 else f"decoder.{site}": tensor for site, tensor in vector.tensors.items()}
+    for key, tensor in state.items():
+        dtype = tensor.dtype if tensor.dtype in _STATE_DTYPES.values() else torch.float32
+        tensors[f"state.{key}"] = tensor.detach().to("cpu", dtype).contiguous()
+    metadata = {
+        **vector.provenance.to_strings(),
+        "format": FORMAT,
+        "format_version": FORMAT_VERSIONS[bool(vector.decoder)],
+        "name": safe_concept_name(vector.name),
+        "h_channels": str(vector.tensor.shape[0]),
+    }
+    metadata.setdefault("base_model", vector.family)
+    return save(tensors, metadata={key: _storable(text) for key, text in metadata.items()})
 
 
-def _check_metadata(path: Path, metadata: Mapping[str, str]) -> None:
+def _storable(text: str) -> str:
+    """The text in UTF-8, which has no halves of characters, and no longer than `MAX_TEXT`."""
+    text = text.encode("utf-8", "replace").decode()
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
+
+
+def _check_header(name: str, content: bytes) -> dict[str, str]:
+    """The metadata of a file's content; ValueError where anything in its header is not of the format."""
+    header = _parse_header(name, content)
+    metadata = header.pop("__metadata__", {})
+    _check_metadata(name, metadata)
+    if "direction" not in header:
+        raise ValueError(
+            f"{name}: no tensor 'direction'; this is not a concept vector of this pack. Choose another file."
+        )
+    if len(header) > MAX_TENSORS:
+        raise ValueError(f"{name} has {len(header)} tensors, which no concept vector has; choose another file.")
+    elements = sum(_check_tensor(name, key, entry, metadata["format_version"]) for key, entry in header.items())
+    if 4 * elements > MAX_BYTES:
+        raise ValueError(f"{name} declares more than {MAX_BYTES // 2**20} MiB of values; it is no concept vector.")
+    return metadata
+
+
+def _parse_header(name: str, content: bytes) -> dict:
+    """The JSON at the beginning of a safetensors file, after its length in eight bytes."""
+    length = int.from_bytes(content[:8], "little")
+    if len(content) < 8 or length > len(content) - 8:
+        raise ValueError(f"{name} is not a readable safetensors file (it is incomplete); download it again.")
+    if length > MAX_HEADER:
+        raise ValueError(
+            f"{name} has a header of {length / 2**20:.0f} MiB, at most {MAX_HEADER // 2**20} MiB are allowed; it is no "
+            "concept vector."
+        )
+    try:
+        header = json.loads(content[8 : 8 + length].decode(), object_pairs_hook=_without_repeats, parse_int=_small_int)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{name} is not a readable safetensors file (its header is no JSON); download it again."
+        ) from error
+    if not isinstance(header, dict):
+        raise ValueError(
+            f"{name} is not a readable safetensors file (its header is no list of tensors); download it again."
+        )
+    return header
+
+
+def _without_repeats(pairs: list[tuple[str, object]]) -> dict:
+    """An object of JSON. Readers differ in which of two equal keys they take, so there may be none."""
+    if len(entries := dict(pairs)) != len(pairs):
+        raise ValueError("repeated key")
+    return entries
+
+
+def _small_int(digits: str) -> int:
+    """An integer of JSON; Python takes long over thousands of digits."""
+    if len(digits) > 18:
+        raise ValueError("number out of bounds")
+    return int(digits)
+
+
+def _check_metadata(name: str, metadata: object) -> None:
+    if not isinstance(metadata, Mapping) or not all(isinstance(text, str) for text in metadata.values()):
+        raise ValueError(
+            f"{name} is not a concept vector of this pack: its metadata are no texts. Choose another file."
+        )
     missing = [key for key in REQUIRED_METADATA if not metadata.get(key)]
     if missing or metadata["format"] != FORMAT:
-        raise ValueError(f"{path.name} is not a concept vector of this pack: metadata {missing or 'format'} is wrong.")
+        raise ValueError(
+            f"{name} is not a concept vector of this pack: metadata {missing or 'format'} is wrong. Choose another "
+            "file."
+        )
     if metadata["format_version"] not in FORMAT_VERSIONS:
         raise ValueError(
-            f"{path.name} has format version {metadata['format_version']}, this pack reads "
-            f"{' and '.join(FORMAT_VERSIONS)}; update "
-            f"the pack."
+            f"{name} has format version {quoted(metadata['format_version'])}, this pack reads "
+            f"{' and '.join(FORMAT_VERSIONS)}; update the pack."
         )
+    if len(metadata) > MAX_TEXTS or any(len(key) > MAX_NAME or len(text) > MAX_TEXT for key, text in metadata.items()):
+        raise ValueError(
+            f"{name} has more than {MAX_TEXTS} texts in its metadata, or one of more than {MAX_TEXT} characters; "
+            "remove what does not belong to a concept vector."
+        )
+    if not metadata["base_model"].split(":")[0].strip():
+        raise ValueError(f"{name}: base_model {quoted(metadata['base_model'])} names no family; save the vector again.")
+    for key in ("name", "base_model"):
+        if not is_name(text := metadata[key]):
+            raise ValueError(
+                f"{name}: {key} {quoted(text)} is not one line of at most {MAX_NAME} characters; correct the metadata "
+                "of the file, or save the vector again."
+            )
 
 
-def _key(site: int) -> str:
-    """Of a site's tensor in the file."""
-    return "direction" if site == 0 else f"decoder.{site}"
-
-
-def _check_shape(path: Path, key: str, shape) -> None:
-    if len(shape) != 3 or not (0 < shape[0] <= MAX_CHANNELS and min(shape[1:]) > 0 and max(shape[1:]) <= MAX_SIDE):
-        raise ValueError(f"{path.name}: '{key}' has shape {list(shape)}; [C, H, W] of a U-Net bottleneck is needed.")
-
-
-def check_finite(path: Path, *tensors: torch.Tensor) -> None:
-    """Raise ValueError where a tensor has a value that is not finite."""
-    if not all(torch.isfinite(tensor).all() for tensor in tensors):
-        raise ValueError(f"{path.name} has values that are not finite; find or download it again.")
+def _check_tensor(name: str, key: str, entry: object, version: str) -> int:
+    """Number of elements of a tensor of the header; ValueError where the format knows none of that name and kind."""
+    shape = entry.get("shape") if isinstance(entry, dict) else None
+    if not isinstance(entry, dict) or not isinstance(shape, list) or not all(type(side) is int for side in shape):
+        raise ValueError(f"{name} is not a readable safetensors file (its header has no shapes); download it again.")
+    of_site = _SITE_TENSOR.fullmatch(key)
+    if of_site and int(of_site[1] or 0) < MAX_SITES and (version != "1" or key == "direction"):
+        if entry.get("dtype") not in _VECTOR_DTYPES:
+            raise ValueError(f"{name}: '{key}' is {quoted(entry.get('dtype'))}; float32 or float16 is needed.")
+        if len(shape) != 3 or not (0 < shape[0] <= MAX_CHANNELS and min(shape[1:]) > 0 and max(shape[1:]) <= MAX_SIDE):
+            raise ValueError(f"{name}: '{key}' has shape {quoted(shape)}; [C, H, W] of a U-Net bottleneck is needed.")
+    elif _STATE_TENSOR.fullmatch(key):
+        if entry.get("dtype") not in _STATE_DTYPES or len(shape) > MAX_STATE_DIMENSIONS or min(shape, default=1) < 1:
+            raise ValueError(
+                f"{name}: '{key}' is {quoted(entry.get('dtype'))} {quoted(shape)}, which no state of a discovery is; "
+                "resume from another file, or discover anew."
+            )
+    else:
+        raise ValueError(
+            f"{name} has a tensor {quoted(key)}, which format version {version} does not know; save the vector again, "
+            "or update the pack."
+        )
+    return math.prod(shape)
