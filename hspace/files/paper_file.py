@@ -24,7 +24,7 @@ from .reading import check_finite, read_file
 from .vector_file import MAX_SIDE
 
 PAPER_CHANNELS, PAPER_KEY = 1280, "controlnet.fc1.weight"
-ONLY = "Only the paper's published format is read."
+ONLY = "Only the paper's published format is read; choose another file, or download it again."
 MAX_LIST = 2**20
 """Bytes of `concept_dict.json`."""
 MAX_RECORDS, MAX_STRUCTURE = 64, 2**16
@@ -173,6 +173,8 @@ def _foreign(structure: bytes) -> str | None:
     """The first thing in the description of an archive's tensors that a plain matrix does not need; None if nothing."""
     try:
         for opcode, argument, _ in pickletools.genops(structure):
+            if opcode.name == "PROTO" and argument != 2:
+                return f"protocol {argument}"
             if opcode.name == "GLOBAL" and argument not in _CALLED:
                 return str(argument)
             if opcode.name in _MAKES_OBJECTS:
@@ -205,8 +207,11 @@ def _column(name: str, concept: str, names: list[str], count: int) -> int:
     elif _is_column(concept):
         column = int(concept)
     else:
-        known = ", ".join(names[:20]) or f"no concept_dict.json lies beside it; give a column number, 0 to {count - 1}"
-        raise ValueError(f"concept_name: {quoted(concept)} is not in {name}. Known: {known}.")
+        known = quoted(", ".join(names), 400) if names else "no concept_dict.json lies beside it"
+        raise ValueError(
+            f"concept_name: {quoted(concept)} is not in {name}. Known: {known}. Give a name or a column number, 0 to "
+            f"{count - 1}."
+        )
     if column >= count:
         raise ValueError(
             f"concept_name: column {column} of {quoted(concept)} is beyond the {count} columns of {name}; give one of "

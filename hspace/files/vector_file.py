@@ -130,7 +130,7 @@ def _check_header(name: str, content: bytes) -> dict[str, str]:
         raise ValueError(f"{name} has {len(header)} tensors, which no concept vector has; choose another file.")
     elements = sum(_check_tensor(name, key, entry, metadata["format_version"]) for key, entry in header.items())
     if 4 * elements > MAX_BYTES:
-        raise ValueError(f"{name} declares more than {MAX_BYTES // 2**20} MiB of values; it is no concept vector.")
+        raise ValueError(f"{name} declares more than {MAX_BYTES // 2**20} MiB of values; choose another file.")
     return metadata
 
 
@@ -141,8 +141,8 @@ def _parse_header(name: str, content: bytes) -> dict:
         raise ValueError(f"{name} is not a readable safetensors file (it is incomplete); download it again.")
     if length > MAX_HEADER:
         raise ValueError(
-            f"{name} has a header of {length / 2**20:.0f} MiB, at most {MAX_HEADER // 2**20} MiB are allowed; it is no "
-            "concept vector."
+            f"{name} has a header of {length / 2**20:.0f} MiB, which no concept vector has (at most "
+            f"{MAX_HEADER // 2**20} MiB); choose another file."
         )
     try:
         header = json.loads(content[8 : 8 + length].decode(), object_pairs_hook=_without_repeats, parse_int=_small_int)
@@ -204,19 +204,19 @@ def _check_metadata(name: str, metadata: object) -> None:
 
 def _check_tensor(name: str, key: str, entry: object, version: str) -> int:
     """Number of elements of a tensor of the header; ValueError where the format knows none of that name and kind."""
-    shape = entry.get("shape") if isinstance(entry, dict) else None
-    if not isinstance(entry, dict) or not isinstance(shape, list) or not all(type(side) is int for side in shape):
+    dtype, shape = (entry.get("dtype"), entry.get("shape")) if isinstance(entry, dict) else (None, None)
+    if not isinstance(dtype, str) or not isinstance(shape, list) or not all(type(side) is int for side in shape):
         raise ValueError(f"{name} is not a readable safetensors file (its header has no shapes); download it again.")
     of_site = _SITE_TENSOR.fullmatch(key)
     if of_site and int(of_site[1] or 0) < MAX_SITES and (version != "1" or key == "direction"):
-        if entry.get("dtype") not in _VECTOR_DTYPES:
-            raise ValueError(f"{name}: '{key}' is {quoted(entry.get('dtype'))}; float32 or float16 is needed.")
+        if dtype not in _VECTOR_DTYPES:
+            raise ValueError(f"{name}: '{key}' is {quoted(dtype)}; float32 or float16 is needed.")
         if len(shape) != 3 or not (0 < shape[0] <= MAX_CHANNELS and min(shape[1:]) > 0 and max(shape[1:]) <= MAX_SIDE):
             raise ValueError(f"{name}: '{key}' has shape {quoted(shape)}; [C, H, W] of a U-Net bottleneck is needed.")
     elif _STATE_TENSOR.fullmatch(key):
-        if entry.get("dtype") not in _STATE_DTYPES or len(shape) > MAX_STATE_DIMENSIONS or min(shape, default=1) < 1:
+        if dtype not in _STATE_DTYPES or len(shape) > MAX_STATE_DIMENSIONS or min(shape, default=1) < 1:
             raise ValueError(
-                f"{name}: '{key}' is {quoted(entry.get('dtype'))} {quoted(shape)}, which no state of a discovery is; "
+                f"{name}: '{key}' is {quoted(dtype)} {quoted(shape)}, which no state of a discovery is; "
                 "resume from another file, or discover anew."
             )
     else:
