@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import wraps
+from inspect import signature
 
 from comfy_api.latest import io
 
@@ -37,8 +38,11 @@ class SearchableNode(io.ComfyNode):
 def _with_finite_inputs(execute: Callable) -> Callable:
     """`execute` of a node, after a check of its inputs."""
 
+    names = list(signature(execute).parameters)[1:]
+
     @wraps(execute)
-    def checked(cls, **inputs):
+    def checked(cls, *values, **inputs):
+        inputs |= dict(zip(names, values, strict=False))
         for item in cls.define_schema().inputs:
             if item.io_type in NUMBERS and item.id in inputs:
                 check_finite(item.id, inputs[item.id])

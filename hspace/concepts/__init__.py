@@ -2,10 +2,12 @@
 
 from .allocation import parse_weights
 from .assignment import Assignment, image_labels
-from .concept import NOTHING, Choice, Concept, Sum, Sweep
+from .choice import Choice
+from .concept import NOTHING, Concept, Sum
 from .finite import check_finite
 from .provenance import Provenance
 from .resizing import resize_vector
+from .sweep import Sweep
 from .vector import UnfinishedVector, Vector
 
 __all__ = [

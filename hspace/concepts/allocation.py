@@ -7,7 +7,9 @@ graph can say who gets what before it knows the batch size.
 from __future__ import annotations
 
 import hashlib
+import heapq
 import itertools
+import re
 from fractions import Fraction
 from functools import lru_cache
 from math import gcd, lcm
@@ -15,6 +17,9 @@ from math import gcd, lcm
 import numpy as np
 
 MAX_PERIOD = 10_000
+LONGEST_NUMBER, LARGEST_EXPONENT = 100, 999
+"""Characters and power of ten of one weight: enough for every share that can be balanced, and read in no time."""
+_EXPONENT = re.compile(r"e[+-]?[0_]*([\d_]*)\Z", re.IGNORECASE)
 
 
 def parse_weights(text: str, options: int) -> tuple[int, ...]:
@@ -25,28 +30,40 @@ def parse_weights(text: str, options: int) -> tuple[int, ...]:
     """
     if not text.strip():
         return (1,) * options
-    try:
-        shares = [Fraction(part.strip()) for part in text.split(",")]
-    except (ValueError, ZeroDivisionError):
-        raise ValueError(f"weights: '{text}' is not a list of numbers. Write for instance '2,1'.") from None
-    if len(shares) != options:
+    count, shown = text.count(",") + 1, text if len(text) <= LONGEST_NUMBER else text[:LONGEST_NUMBER] + "…"
+    if count != options:
         raise ValueError(
-            f"weights: {len(shares)} numbers for {options} connected concepts. Give one number for each, or leave "
-            f"it empty."
+            f"weights: {count} numbers for {options} connected concepts. Give one number for each, or leave it empty."
         )
-    if min(shares) <= 0:
+    shares = [_share(part.strip()) for part in text.split(",")]
+    if None in shares:
+        raise ValueError(f"weights: '{shown}' is not a list of numbers. Write for instance '2,1'.")
+    weights = [share for share in shares if share is not None and share > 0]
+    if len(weights) < options:
         raise ValueError(
-            f"weights: every number must be above 0, found '{text}'. Disconnect concepts that nobody should get."
+            f"weights: every number must be above 0, found '{shown}'. Disconnect concepts that nobody should get."
         )
-    scale = lcm(*(share.denominator for share in shares))
-    whole = [int(share * scale) for share in shares]
+    scale = lcm(*(share.denominator for share in weights))
+    whole = [int(share * scale) for share in weights]
     divisor = gcd(*whole)
-    weights = tuple(number // divisor for number in whole)
-    if sum(weights) > MAX_PERIOD:
+    period = sum(whole) // divisor
+    if period > MAX_PERIOD:
         raise ValueError(
-            f"weights: '{text}' repeats only after {sum(weights)} images; use rounder numbers, such as '0.7,0.3'."
+            f"weights: '{shown}' repeats only after {period if period < 10**15 else 'more than 10^15'} images; use "
+            "rounder numbers, such as '0.7,0.3'."
         )
-    return weights
+    return tuple(number // divisor for number in whole)
+
+
+def _share(text: str) -> Fraction | None:
+    """The number that a text stands for; None where it stands for none, or for one that only takes time to read."""
+    exponent = _EXPONENT.search(text)
+    if len(text) > LONGEST_NUMBER or (exponent and len(exponent[1]) > len(str(LARGEST_EXPONENT))):
+        return None
+    try:
+        return Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        return None
 
 
 def allocate_balanced(weights: tuple[int, ...], count: int, seed: int, *, stride: int = 1, salt: str = "") -> list[int]:
@@ -66,8 +83,8 @@ def allocate_balanced(weights: tuple[int, ...], count: int, seed: int, *, stride
     options: list[int] = []
     while len(options) < count:
         first = turns(weights)[seed // stride % period] if not options else None
-        options += _random_period(weights, rng, first)
-    return options[:count]
+        options += _random_steps(weights, min(period, count - len(options)), rng, first)
+    return options
 
 
 def allocate_independent(weights: tuple[int, ...], count: int, seed: int, *, salt: str = "") -> list[int]:
@@ -88,30 +105,28 @@ def turns(weights: tuple[int, ...]) -> tuple[int, ...]:
     if len(weights) == 2:
         steps = [-(-n * weights[0] // period) for n in range(period + 1)]
         return tuple(0 if after > before else 1 for before, after in itertools.pairwise(steps))
-    counts, order = [0] * len(weights), []
-    for n in range(1, period + 1):
-        due = [
-            (-(-(done + 1) * period // weight), index)
-            for index, (done, weight) in enumerate(zip(counts, weights, strict=True))
-            if done * period < n * weight
-        ]
-        _, option = min(due)
-        counts[option] += 1
-        order.append(option)
+    coming: dict[int, list[tuple[int, int]]] = {}  # by step: (step by whose end the turn is due, option)
+    for option, weight in enumerate(weights):
+        for done in range(weight):
+            coming.setdefault(done * period // weight + 1, []).append((-(-(done + 1) * period // weight), option))
+    waiting, order = [], []
+    for step in range(1, period + 1):
+        for turn in coming.get(step, ()):
+            heapq.heappush(waiting, turn)
+        order.append(heapq.heappop(waiting)[1])
     return tuple(order)
 
 
-def _random_period(weights: tuple[int, ...], rng: np.random.Generator, first: int | None) -> list[int]:
-    """One period in random order, every prefix balanced; `first` is the option it begins with, if given."""
+def _random_steps(weights: tuple[int, ...], steps: int, rng: np.random.Generator, first: int | None) -> list[int]:
+    """The first steps of a period in random order, every prefix balanced; `first` is the option to begin with."""
     period = sum(weights)
-    due_by = np.arange(period + 1)[:, None] * np.array(weights) // period  # turns due by the end of each step
-    counts, order = np.zeros(len(weights), dtype=np.int64), []
-    for n in range(1, period + 1):
+    counts, order = [0] * len(weights), []
+    for n in range(1, steps + 1):
         if first is not None and n == 1:
             options = [first]
         else:
             come = [i for i, weight in enumerate(weights) if counts[i] * period < n * weight]
-            options = [i for i in come if _stays_feasible(due_by[n:], counts, i)]
+            options = [i for i in come if _stays_feasible(weights, n, counts, i)]
         shares = np.array([weights[i] for i in options], dtype=float)
         option = int(rng.choice(options, p=shares / shares.sum()))
         counts[option] += 1
@@ -119,14 +134,42 @@ def _random_period(weights: tuple[int, ...], rng: np.random.Generator, first: in
     return order
 
 
-def _stays_feasible(due_by: np.ndarray, counts: np.ndarray, option: int) -> bool:
-    """True where all turns can still be given in time after `option` is served now; row d: turns due within d more
-    steps.
+def _stays_feasible(weights: tuple[int, ...], n: int, counts: list[int], option: int) -> bool:
+    """True where all turns can still be given in time after step n serves `option`.
+
+    By the end of step m, `m * weight // period` turns of each option are due, which is m less the `_leeway` of m in
+    all. An option that is ahead, by one turn and never more, stays so until that turn is due; so in time is the same
+    as: at no step are more options ahead than there is leeway.
     """
-    after = counts.copy()
-    after[option] += 1
-    missing = np.maximum(due_by - after, 0).sum(axis=1)
-    return bool((missing <= np.arange(len(due_by))).all())
+    period = sum(weights)
+    after = [count + (index == option) for index, count in enumerate(counts)]
+    until = sorted(
+        -(-count * period // weight)
+        for count, weight in zip(after, weights, strict=True)
+        if count > n * weight // period
+    )
+    too_little = _too_little_leeway(weights)
+    step = n
+    for ahead, end in zip(range(len(until), 0, -1), until, strict=True):
+        if too_little[ahead - 1][step] < end:
+            return False
+        step = end
+    return True
+
+
+@lru_cache(maxsize=64)
+def _too_little_leeway(weights: tuple[int, ...]) -> list[np.ndarray]:
+    """For 1, 2 ... options ahead, by step: the next step, itself included, whose leeway is less than that.
+
+    The leeway of step m is m less the turns that are due by its end, the sum of the fractional parts of all shares.
+    """
+    period = sum(weights)
+    steps = np.arange(period + 1)
+    leeway = steps - (steps[:, None] * np.array(weights) // period).sum(axis=1)
+    return [
+        np.minimum.accumulate(np.where(leeway < ahead, steps, period + 1)[::-1])[::-1].astype(np.int16)
+        for ahead in range(1, len(weights) + 1)
+    ]
 
 
 def _generator(kind: str, seed: int, salt: str) -> np.random.Generator:

@@ -11,18 +11,25 @@ so that image b is steered by `einsum("bn,nchw->bchw", coefficients, vectors)`.
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .allocation import allocate_balanced, allocate_independent
 from .assignment import Assignment, Share
+from .evaluation import Images, evaluate, walk
+from .finite import check_finite
+from .mixing import Examples, merge_examples
 
 if TYPE_CHECKING:
+    from .choice import Choice
     from .vector import Vector
+
+LONGEST_DESCRIPTION = 50_000
+"""Characters. Of what is longer, the beginning is kept, and a digest of the whole."""
 
 
 class Concept(ABC):
@@ -33,35 +40,59 @@ class Concept(ABC):
         """The expressions that this one is made of."""
 
     @abstractmethod
-    def evaluate(self, fractions: torch.Tensor, strides: Mapping[Choice, int]) -> torch.Tensor:
-        """float32 `[n, N]`, the coefficients of the n images that reach this expression.
+    def vectors(self) -> tuple[Vector, ...]:
+        """The distinct vectors of the expression, in order of appearance."""
 
-        Args:
-            fractions: float32 `[n]`, place of each image along the whole batch: 0 for the first, 1 for the last.
-            strides: number of consecutive seeds that share a turn, by choice; see `allocation.allocate_balanced`.
-        """
+    @abstractmethod
+    def choices(self) -> tuple[Choice, ...]:
+        """The distinct choices of the expression, outer ones first."""
 
     @abstractmethod
     def describe(self) -> str:
         """The expression in words, e.g. "woman" or "1 x woman - 0.5 x glasses"."""
 
-    def vectors(self) -> tuple[Vector, ...]:
-        """The distinct vectors of the expression, in order of appearance."""
-        return tuple(dict.fromkeys(vector for part in self.parts() for vector in part.vectors()))
-
-    def choices(self) -> tuple[Choice, ...]:
-        """The distinct choices of the expression, outer ones first."""
-        own = (self,) if isinstance(self, Choice) else ()
-        return tuple(dict.fromkeys([*own, *(choice for part in self.parts() for choice in part.choices())]))
+    def in_brackets(self) -> str:
+        """`describe`, for use after a factor."""
+        return self.describe()
 
     @property
+    @abstractmethod
+    def examples(self) -> Examples:
+        """The vectors that others are compared with before they mix."""
+
+    @property
+    @abstractmethod
     def same_for_all(self) -> bool:
         """True where every image of a batch gets the same."""
-        return all(part.same_for_all for part in self.parts())
+
+    def split(self, images: Images, strides: Mapping[Choice, int]) -> list[Images]:
+        """For each part, which of the images that reach this expression reach the part: all, unless it chooses.
+
+        Args:
+            images: places in the batch.
+            strides: number of consecutive seeds that share a turn, by choice; see `allocation.allocate_balanced`.
+        """
+        return [images] * len(self.parts())
+
+    @abstractmethod
+    def combine(
+        self, images: Images, fractions: torch.Tensor, values: Sequence[tuple[Images, torch.Tensor]]
+    ) -> torch.Tensor:
+        """float32 `[n, N]`, the coefficients of the n images that reach this expression.
+
+        Args:
+            images: places in the batch.
+            fractions: float32 `[n]`, place of each along the whole batch: 0 for the first, 1 for the last.
+            values: for each part the images that reach it, as `split` gave them, and their coefficients of its vectors.
+        """
 
     def coefficients(self, batch: int) -> torch.Tensor:
-        """float32 `[batch, N]`, each image's coefficient of each of `vectors()`."""
-        return self.evaluate(torch.arange(batch) / max(1, batch - 1), self._strides())
+        """float32 `[batch, N]`, each image's coefficient of each of `vectors()`.
+
+        Raises:
+            ValueError: weights multiply to more than a number can hold.
+        """
+        return self._evaluate(torch.arange(batch) / max(1, batch - 1))
 
     def assignment(self, strength: float = 1.0, images: int = 64) -> Assignment:
         """The shares of each image: one entry an image if a choice is in the expression, else one entry for all.
@@ -71,29 +102,31 @@ class Concept(ABC):
         Args:
             strength: factor on every coefficient.
             images: number of entries where images differ.
+
+        Raises:
+            ValueError: as `coefficients` does.
         """
         count = images if self.choices() else 1
-        first = (strength * self.evaluate(torch.zeros(count), self._strides())).tolist()
-        last = (strength * self.evaluate(torch.ones(count), self._strides())).tolist()
+        first = self._evaluate(torch.zeros(count), strength).tolist()
+        last = self._evaluate(torch.ones(count), strength).tolist()
         names = [vector.name for vector in self.vectors()]
         entries = tuple(
             tuple(Share(*share) for share in zip(names, *row, strict=True)) for row in zip(first, last, strict=True)
         )
         return Assignment(entries, per_image=bool(self.choices()))
 
-    def _strides(self) -> dict[Choice, int]:
+    def _evaluate(self, fractions: torch.Tensor, strength: float = 1.0) -> torch.Tensor:
         strides, stride = {}, 1
         for choice in self.choices():
             strides[choice] = stride
             stride *= sum(choice.weights)
-        return strides
-
-    def _evaluate_part(self, part: Concept, fractions: torch.Tensor, strides: Mapping[Choice, int]) -> torch.Tensor:
-        """A part's coefficients in this expression's columns."""
-        column = {vector: index for index, vector in enumerate(self.vectors())}
-        total = torch.zeros(len(fractions), len(column))
-        total[:, [column[vector] for vector in part.vectors()]] = part.evaluate(fractions, strides)
-        return total
+        values = strength * evaluate(self, fractions, strides)
+        if not values.isfinite().all():
+            raise ValueError(
+                "concept: its weights and the strength multiply to more than a number can hold. Lower them; images "
+                "break up far below that."
+            )
+        return values
 
     def __add__(self, other: Concept) -> Concept:
         return Sum(((1.0, self), (1.0, other)))
@@ -103,142 +136,134 @@ class Concept(ABC):
 
     __rmul__ = __mul__
 
+    def __repr__(self):
+        # ComfyUI writes the inputs of a node that fails into its log.
+        words = self.describe()
+        return f"<{type(self).__name__} {words if len(words) <= 200 else words[:199] + '…'}>"
 
-@dataclass(frozen=True, eq=False)
-class Sum(Concept):
-    """`s * a + t * b + ...`; negative coefficients steer away. Raises ValueError where vectors do not mix."""
+    def __deepcopy__(self, memo):
+        # Packs deep-copy what travels through graphs; nothing of a concept ever changes, so it need not be copied.
+        return self
+
+
+class Expression(Concept):
+    """A concept that is made of others. What follows from its parts is worked out when it is made, from what they know
+    of themselves, so that neither depth nor a part that is used many times costs anything later.
+
+    Raises:
+        ValueError: vectors that do not mix.
+    """
+
+    _vectors: tuple[Vector, ...]
+    _examples: Examples
+    _description: str
+
+    def __post_init__(self):
+        parts = self.parts()
+        object.__setattr__(self, "_examples", merge_examples(part.examples for part in parts))
+        object.__setattr__(self, "_vectors", tuple(dict.fromkeys(v for part in parts for v in part.vectors())))
+        object.__setattr__(self, "_choices", tuple(dict.fromkeys(c for part in parts for c in part.choices())))
+        words = self._in_words()
+        if len(words) > LONGEST_DESCRIPTION:
+            words = f"{words[:500]} … ({hashlib.sha256(words.encode('utf-8', 'replace')).hexdigest()[:16]})"
+        object.__setattr__(self, "_description", words)
+        object.__setattr__(self, "_same_for_all", all(part.same_for_all for part in parts))
+
+    @abstractmethod
+    def settings(self) -> tuple:
+        """All that the expression is made with besides its parts."""
+
+    @classmethod
+    @abstractmethod
+    def of(cls, parts: tuple[Concept, ...], settings: tuple) -> Expression:
+        """The expression with these parts and settings."""
+
+    @abstractmethod
+    def _in_words(self) -> str:
+        """See `describe`, from the descriptions of the parts."""
+
+    def vectors(self) -> tuple[Vector, ...]:
+        return self._vectors
+
+    def choices(self) -> tuple[Choice, ...]:
+        return self._choices
+
+    def describe(self) -> str:
+        return self._description
+
+    @property
+    def examples(self) -> Examples:
+        return self._examples
+
+    @property
+    def same_for_all(self) -> bool:
+        return self._same_for_all
+
+    def _columns(self, part: Concept) -> list[int]:
+        """Where the vectors of a part are among those of the expression."""
+        column = {vector: index for index, vector in enumerate(self._vectors)}
+        return [column[vector] for vector in part.vectors()]
+
+    def __reduce__(self):
+        # As a list instead of nested: pickle recurses, and a chain of nodes can be longer than it may.
+        order = walk(self)
+        places = {id(part): place for place, part in enumerate(order)}
+        entries: list[Any] = [
+            (type(part), [places[id(inner)] for inner in part.parts()], part.settings())
+            if isinstance(part, Expression)
+            else part
+            for part in order
+        ]
+        return _restore, (entries,)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Sum(Expression):
+    """`s * a + t * b + ...`; negative coefficients steer away.
+
+    Raises:
+        ValueError: vectors that do not mix, or a coefficient that is not finite.
+    """
 
     terms: tuple[tuple[float, Concept], ...]
 
     def __post_init__(self):
-        _check_mix(self)
+        check_finite("weights", self.settings())
+        super().__post_init__()
 
     def parts(self) -> tuple[Concept, ...]:
         return tuple(concept for _, concept in self.terms)
 
-    def evaluate(self, fractions, strides) -> torch.Tensor:
-        total = torch.zeros(len(fractions), len(self.vectors()))
-        for factor, concept in self.terms:
-            total += factor * self._evaluate_part(concept, fractions, strides)
+    def settings(self) -> tuple:
+        return tuple(factor for factor, _ in self.terms)
+
+    @classmethod
+    def of(cls, parts, settings) -> Sum:
+        return cls(tuple(zip(settings, parts, strict=True)))
+
+    def combine(self, images, fractions, values) -> torch.Tensor:
+        total = torch.zeros(len(images), len(self._vectors))
+        for (factor, concept), (_, coefficients) in zip(self.terms, values, strict=True):
+            total[:, self._columns(concept)] += factor * coefficients
         return total
 
-    def describe(self) -> str:
-        words = " + ".join(f"{factor:g} x {_bracketed(concept)}" for factor, concept in self.terms)
+    def in_brackets(self) -> str:
+        return f"({self.describe()})"
+
+    def _in_words(self) -> str:
+        words = " + ".join(f"{factor:g} x {concept.in_brackets()}" for factor, concept in self.terms)
         return words.replace("+ -", "- ") or "nothing"
 
 
-@dataclass(frozen=True, eq=False)
-class Choice(Concept):
-    """Each image of the batch is allocated one of the options; the choices of a sum are independent of each other.
-
-    Args:
-        options: two or more expressions.
-        weights: a positive integer for each; an option's share is its weight over their sum.
-        seed: of the allocation. Consecutive seeds with batch 1 are balanced as the images of one batch are.
-        balanced: counts stay within one of their expectation (`allocation.allocate_balanced`); otherwise every image is
-            allocated an option at random, on its own.
-
-    Raises:
-        ValueError: fewer than two options, or vectors that do not mix.
-    """
-
-    options: tuple[Concept, ...]
-    weights: tuple[int, ...]
-    seed: int = 0
-    balanced: bool = True
-
-    def __post_init__(self):
-        if len(self.options) < 2 or len(self.weights) != len(self.options):
-            raise ValueError("A choice needs two or more concepts and one weight for each.")
-        _check_mix(self)
-
-    def parts(self) -> tuple[Concept, ...]:
-        return self.options
-
-    @property
-    def same_for_all(self) -> bool:
-        return False
-
-    def evaluate(self, fractions, strides) -> torch.Tensor:
-        allocated = torch.tensor(self.allocate(len(fractions), strides[self]))
-        total = torch.zeros(len(fractions), len(self.vectors()))
-        for index, option in enumerate(self.options):
-            rows = (allocated == index).nonzero().flatten()
-            total[rows] = self._evaluate_part(option, fractions[rows], strides)
-        return total
-
-    def allocate(self, count: int, stride: int = 1) -> list[int]:
-        """The index of the option of each of `count` images; `stride` as in `allocation.allocate_balanced`."""
-        salt = f"{self.describe()}|{self.weights}"
-        if self.balanced:
-            return allocate_balanced(self.weights, count, self.seed, stride=stride, salt=salt)
-        return allocate_independent(self.weights, count, self.seed, salt=salt)
-
-    def describe(self) -> str:
-        return f"one of ({', '.join(option.describe() for option in self.options)})"
-
-
-@dataclass(frozen=True, eq=False)
-class Sweep(Concept):
-    """A coefficient that moves evenly from the first image of a batch to the last; a single image gets `start`."""
-
-    concept: Concept
-    start: float
-    end: float
-
-    def parts(self) -> tuple[Concept, ...]:
-        return (self.concept,)
-
-    @property
-    def same_for_all(self) -> bool:
-        return self.start == self.end and self.concept.same_for_all
-
-    def evaluate(self, fractions, strides) -> torch.Tensor:
-        factors = self.start + (self.end - self.start) * fractions
-        return factors[:, None] * self.concept.evaluate(fractions, strides)
-
-    def describe(self) -> str:
-        return f"{self.start:g} to {self.end:g} x {_bracketed(self.concept)}"
-
-
-def _bracketed(concept: Concept) -> str:
-    return f"({concept.describe()})" if isinstance(concept, (Sum, Sweep)) else concept.describe()
-
-
-def _check_mix(concept: Concept) -> None:
-    """Raise ValueError where vectors are of different families, widths or map sizes."""
-    vectors = concept.vectors()
-    for other in vectors[1:]:
-        first = vectors[0]
-        widths = [
-            {
-                site: len(tensor)
-                for site, tensor in vector.tensors.items()
-                if site in (first.tensors.keys() & other.tensors)
-            }
-            for vector in (first, other)
-        ]
-        if first.family != other.family or widths[0] != widths[1]:
-            raise ValueError(
-                f"Concepts of different models do not mix: {_identity(first)}, {_identity(other)}. "
-                "Use vectors found on the same base model."
-            )
-    mapped: dict[int, Vector] = {}
-    for vector in vectors:
-        for site, tensor in vector.tensors.items():
-            if tensor.shape[1:] == (1, 1):
-                continue
-            first = mapped.setdefault(site, vector)
-            if tensor.shape != first.tensors[site].shape:
-                raise ValueError(
-                    f"Concepts found at different image sizes do not mix: {_identity(first)}, {_identity(vector)}. Use "
-                    "one Apply node for each, or find them at the same size."
-                )
-
-
-def _identity(vector: Vector) -> str:
-    channels, height, width = vector.tensor.shape
-    return f"'{vector.name}' is for {vector.family} ({channels} channels, map {height} x {width})"
+def _restore(entries: list) -> Concept:
+    """The inverse of `Expression.__reduce__`."""
+    made: list[Concept] = []
+    for entry in entries:
+        if isinstance(entry, tuple):
+            kind, places, settings = entry
+            entry = kind.of(tuple(made[place] for place in places), settings)
+        made.append(entry)
+    return made[-1]
 
 
 NOTHING = Sum(())

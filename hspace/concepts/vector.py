@@ -7,14 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import torch
 
 from .concept import Concept
+from .mixing import Examples
 from .provenance import Provenance
 
+if TYPE_CHECKING:
+    from .choice import Choice
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Vector(Concept):
     """One vector: a tensor for each site of the U-Net's decoder that it acts on.
 
@@ -85,14 +90,27 @@ class Vector(Concept):
     def vectors(self) -> tuple[Vector, ...]:
         return (self,)
 
-    def evaluate(self, fractions, strides) -> torch.Tensor:
-        return torch.ones(len(fractions), 1)
+    def choices(self) -> tuple[Choice, ...]:
+        return ()
 
     def describe(self) -> str:
         return self.name
 
+    @property
+    def examples(self) -> Examples:
+        tensors = self.tensors
+        maps = [site for site, tensor in tensors.items() if tensor.shape[1:] != (1, 1)]
+        return Examples(dict.fromkeys(tensors, self), dict.fromkeys(maps, self))
 
-@dataclass(frozen=True, eq=False)
+    @property
+    def same_for_all(self) -> bool:
+        return True
+
+    def combine(self, images, fractions, values) -> torch.Tensor:
+        return torch.ones(len(images), 1)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class UnfinishedVector(Vector):
     """The vector of a discovery that was stopped, with what continues it.
 
