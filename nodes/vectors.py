@@ -70,7 +70,7 @@ class SaveConcept(SearchableNode):
         )
 
     @classmethod
-    def validate_inputs(cls, filename_prefix):
+    def validate_inputs(cls, filename_prefix=None):
         try:
             if filename_prefix is not None:  # else another node gives it
                 vector_path(filename_prefix)
@@ -120,11 +120,11 @@ class LoadConcept(SearchableNode):
         )
 
     @classmethod
-    def validate_inputs(cls, concept_name):
+    def validate_inputs(cls, concept_name=None):
         return _missing(concept_name, "concept_name", LOADED)
 
     @classmethod
-    def fingerprint_inputs(cls, concept_name):
+    def fingerprint_inputs(cls, concept_name=None):
         return _fingerprint(concept_name, LOADED)
 
     @classmethod
@@ -164,11 +164,11 @@ class ImportConcept(SearchableNode):
         )
 
     @classmethod
-    def validate_inputs(cls, file):
+    def validate_inputs(cls, file=None):
         return _missing(file, "file", IMPORTED)
 
     @classmethod
-    def fingerprint_inputs(cls, file, concept_name):
+    def fingerprint_inputs(cls, file=None, concept_name=None):
         return _fingerprint(file, IMPORTED), concept_name
 
     @classmethod

@@ -8,7 +8,6 @@ hold is refused before torch sees it.
 from __future__ import annotations
 
 import io
-import json
 import math
 import pickletools
 import re
@@ -20,7 +19,7 @@ import torch
 
 from ..concepts import Provenance, Vector
 from .names import is_name, quoted
-from .reading import check_finite, read_file
+from .reading import check_finite, parse_json, read_file
 from .vector_file import MAX_SIDE
 
 PAPER_CHANNELS, PAPER_KEY = 1280, "controlnet.fc1.weight"
@@ -64,8 +63,8 @@ def concept_names(path: Path) -> list[str]:
 def parse_names(content: bytes, name: str) -> list[str]:
     """The concepts by column that a `concept_dict.json` lists; `name` is the file's in messages."""
     try:
-        listed = json.loads(content.decode("utf-8-sig"), parse_int=_column_number)
-    except (ValueError, RecursionError) as error:
+        listed = parse_json(content)
+    except ValueError as error:
         raise ValueError(f"{name} is not valid JSON; correct it, or remove it and give a column number.") from error
     if isinstance(listed, dict):
         listed = _by_column(listed)
@@ -84,13 +83,8 @@ def _by_column(listed: dict) -> list | None:
     return [columns[column] for column in sorted(columns)] if sorted(columns) == list(range(len(pairs))) else None
 
 
-def _column_number(digits: str) -> int | None:
-    """An integer of JSON where it can be a column; Python reads no integers of thousands of digits."""
-    return int(digits) if _COLUMN.fullmatch(digits) else None
-
-
 def _is_column(value: object) -> bool:
-    return type(value) is int or (isinstance(value, str) and _COLUMN.fullmatch(value) is not None)
+    return isinstance(value, (str, int)) and _COLUMN.fullmatch(str(value)) is not None
 
 
 def import_paper_concept(path: Path, concept: str) -> Vector:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from pathlib import Path
@@ -11,6 +12,9 @@ import torch
 from .names import quoted
 
 MAX_BYTES = 256 * 2**20
+MAX_BRACKETS = 50_000
+"""In JSON, those inside of texts included; a million nested lists take seconds."""
+MAX_DIGITS = 18
 
 
 def read_file(path: Path, longest: int = MAX_BYTES) -> bytes:
@@ -40,6 +44,32 @@ def read_file(path: Path, longest: int = MAX_BYTES) -> bytes:
     if not len(content) == before.st_size == after.st_size or before.st_mtime_ns != after.st_mtime_ns:
         raise ValueError(f"{name} changed while it was read; try again when it is complete.")
     return content
+
+
+def parse_json(content: bytes) -> object:
+    """The value of JSON in UTF-8 whose objects have no key twice; an integer of very many digits becomes None.
+
+    Raises:
+        ValueError: it is none; the message is not for people.
+    """
+    if content.count(b"[") + content.count(b"{") > MAX_BRACKETS:
+        raise ValueError("too many brackets")
+    try:
+        return json.loads(content.decode("utf-8-sig"), object_pairs_hook=_without_repeats, parse_int=_small_integer)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+
+
+def _without_repeats(pairs: list[tuple[str, object]]) -> dict:
+    """An object of JSON. Readers differ in which of two equal keys they take, so there may be none."""
+    if len(entries := dict(pairs)) != len(pairs):
+        raise ValueError("repeated key")
+    return entries
+
+
+def _small_integer(digits: str) -> int | None:
+    """Python takes long over thousands of digits, and refuses more of them in words of its own."""
+    return int(digits) if len(digits) <= MAX_DIGITS else None
 
 
 def check_finite(name: str, *tensors: torch.Tensor) -> None:

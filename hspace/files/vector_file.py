@@ -7,7 +7,6 @@ of strings. What is not known of the format is refused, and sizes are checked be
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from safetensors.torch import load, save
 
 from ..concepts import Provenance, UnfinishedVector, Vector
 from .names import MAX_NAME, is_name, quoted, safe_concept_name
-from .reading import MAX_BYTES, check_finite, read_file
+from .reading import MAX_BYTES, check_finite, parse_json, read_file
 from .writing import create_file, replace_file
 
 FORMAT = "hspace-concept-vector"
@@ -145,8 +144,8 @@ def _parse_header(name: str, content: bytes) -> dict:
             f"{MAX_HEADER // 2**20} MiB); choose another file."
         )
     try:
-        header = json.loads(content[8 : 8 + length].decode(), object_pairs_hook=_without_repeats, parse_int=_small_int)
-    except (ValueError, RecursionError) as error:
+        header = parse_json(content[8 : 8 + length])
+    except ValueError as error:
         raise ValueError(
             f"{name} is not a readable safetensors file (its header is no JSON); download it again."
         ) from error
@@ -155,20 +154,6 @@ def _parse_header(name: str, content: bytes) -> dict:
             f"{name} is not a readable safetensors file (its header is no list of tensors); download it again."
         )
     return header
-
-
-def _without_repeats(pairs: list[tuple[str, object]]) -> dict:
-    """An object of JSON. Readers differ in which of two equal keys they take, so there may be none."""
-    if len(entries := dict(pairs)) != len(pairs):
-        raise ValueError("repeated key")
-    return entries
-
-
-def _small_int(digits: str) -> int:
-    """An integer of JSON; Python takes long over thousands of digits."""
-    if len(digits) > 18:
-        raise ValueError("number out of bounds")
-    return int(digits)
 
 
 def _check_metadata(name: str, metadata: object) -> None:

@@ -135,13 +135,24 @@ def nested(source: random.Random) -> list:
 
 def json_bytes(source: random.Random, value: object) -> bytes:
     """The value as JSON, now and then broken as text too, or nested beyond all bounds."""
-    text = json.dumps(value)
+    text = json_text(value)
     if source.random() < 0.02:
         text = "[" * 100_000
     if source.random() < 0.02:
         text = text.replace("0", "9" * 5000)
     data = text.encode()
     return broken_bytes(source, data) if source.random() < 0.2 else data
+
+
+def json_text(value: object, longest: int = 4 * 2**20) -> str:
+    """The value as JSON, cut off after that many characters: what repeats repeats would fill the memory."""
+    parts, length = [], 0
+    for part in json.JSONEncoder().iterencode(value):
+        parts.append(part)
+        length += len(part)
+        if length > longest:
+            break
+    return "".join(parts)
 
 
 def broken_text(source: random.Random, good: str = "") -> str:

@@ -88,8 +88,6 @@ def run(
     result, began = Result(target.name), time.monotonic()
     for number in range(20):  # what is imported and cached at the first use is no growth
         attempt(target, target.make(source_of(target, seed, number)))
-    forget_peak()
-    before = peak_memory()
     for number in numbers if numbers is not None else itertools.count():
         if (count is not None and number >= count and numbers is None) or len(result.faults) >= MAX_FAULTS:
             break
@@ -98,7 +96,7 @@ def run(
         if hangs_after is not None and number % 100 == 0:
             faulthandler.dump_traceback_later(hangs_after, exit=True)
         value = target.make(source_of(target, seed, number))
-        started = time.process_time()
+        before, started = begin_peak(), time.process_time()
         refused, fault = attempt(target, value)
         took = time.process_time() - started
         result.accepted, result.refused = result.accepted + (not refused), result.refused + refused
@@ -106,8 +104,7 @@ def run(
         if took > LONGEST:
             fault = f"took {took:.1f} s"
         if result.growth > MEMORY:
-            fault = f"memory grew by {result.growth / 1e6:.0f} MB"
-            before = peak_memory()
+            fault, result.growth = f"memory grew by {result.growth / 1e6:.0f} MB", 0
         if fault:
             result.faults.append((number, fault))
     faulthandler.cancel_dump_traceback_later()
@@ -146,10 +143,11 @@ def source_of(target: Target, seed: int, number: int) -> random.Random:
     return random.Random(f"{target.name}|{seed}|{number}")
 
 
-def forget_peak() -> None:
-    """Begin to measure `peak_memory` anew, where the system can."""
+def begin_peak() -> int:
+    """Begin to measure `peak_memory` anew, where the system can, and return it as it is."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
+    return peak_memory()
 
 
 def peak_memory() -> int:
