@@ -20,7 +20,7 @@ from .comfy_compat import compute_dtype, uncompiled
 NAMES = ("weight", "bias")
 _CACHES = ("_v", "_v_weight", "_v_bias", "_v_signature", "_prefetch")
 _CHANGES = ("weight_function", "bias_function", "weight_lowvram_function", "bias_lowvram_function")
-_NO_QUANTISED_INPUT = "comfy_force_cast_weights"
+_CASTS = ("comfy_cast_weights", "comfy_force_cast_weights")
 """Layers of scaled fp8 and the like quantise their input too, unless they are told to cast; that has no gradient."""
 
 
@@ -81,7 +81,8 @@ def give_own_weights(layer: torch.nn.Module, dtype: torch.dtype, device: torch.d
     for name in _CHANGES:
         if getattr(layer, name, None):
             setattr(layer, name, [])
-    setattr(layer, _NO_QUANTISED_INPUT, True)
+    for name in _CASTS:
+        setattr(layer, name, True)
 
 
 def _weights(layer: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -128,5 +129,5 @@ def make_room(patcher, memory: float) -> None:
 
 
 def drop_stream_buffers() -> None:
-    """Let ComfyUI make its buffers for streamed weights anew: outside inference mode, those made in it are read-only."""
+    """Let ComfyUI make its buffers for streamed weights anew: those made in inference mode are read-only outside it."""
     getattr(comfy.model_management, "reset_cast_buffers", bool)()

@@ -7,14 +7,20 @@ model's, bit for bit.
 
 from __future__ import annotations
 
+import json
+
+import comfy.model_detection
+import comfy.model_management
+import comfy.model_patcher
 import comfy.ops
+import comfy.samplers
+import comfy.utils
 import pytest
 import torch
 
-from helpers import conditioning, random_vector, run_node, sample, tiny_model
-from hspace.comfy_weights import layers_after_bottleneck
+from composition import builders
+from helpers import conditioning, random_vector, sample, tiny_model
 from hspace.discovery import DiscoverySettings, PromptPairs, discover
-from hspace.discovery.gradients import gradients_through
 from hspace.steering import apply_steering
 
 HALF, FULL = torch.float16, torch.float32
@@ -122,11 +128,11 @@ def test_the_model_is_as_it_was(monkeypatch):
     """Caches, places and functions are put back after a run and after one that failed; images are the same bits."""
     held = Elsewhere(monkeypatch, True).hold(tiny_model())
     before = sample(held, steps=2)
-    contents = [(dict(vars(layer)), dict(layer._parameters)) for layer in held.model.modules()]
+    contents = [(dict(vars(layer)), dict(layer._parameters)) for layer in held.model.diffusion_model.modules()]
     found(held)
     with pytest.raises(FloatingPointError):
         found(held, learning_rate=1e30, method="paper", sample_count=2)
-    for layer, (content, parameters) in zip(held.model.modules(), contents, strict=True):
+    for layer, (content, parameters) in zip(held.model.diffusion_model.modules(), contents, strict=True):
         assert all(vars(layer)[name] is value for name, value in content.items())
         assert vars(layer).keys() == content.keys()
         assert all(layer._parameters[name] is value for name, value in parameters.items())
@@ -137,3 +143,159 @@ def test_apply_on_streamed_weights(monkeypatch):
     steered = sample(apply_steering(tiny_model(), random_vector(), 2.0), steps=2)
     held = Elsewhere(monkeypatch, False).hold(tiny_model())
     assert torch.equal(sample(apply_steering(held, random_vector(), 2.0), steps=2), steered)
+
+
+PREFIX = builders.PREFIX
+EIGHT = torch.float8_e4m3fn
+
+
+def half_plain_half_scaled() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """A state dict whose linear layers hold what eight bits can express, and scale and eight-bit values of those."""
+    weights = {key: t for key, t in builders.build("small").model.state_dict().items() if "model_sampling" not in key}
+    weights = {"model." + key: t for key, t in weights.items()}
+    scaled = {}
+    for key, tensor in weights.items():
+        if key.endswith((".to_q.weight", ".to_k.weight", ".to_out.0.weight", ".ff.net.2.weight")):
+            scale = tensor.abs().max() / 448
+            scaled[key] = (tensor / scale).to(EIGHT)
+            scaled[key + "_scale"] = scale
+            weights[key] = scaled[key].float() * scale
+    return weights, scaled
+
+
+def load(weights: dict[str, torch.Tensor], **attributes):
+    """A ModelPatcher of a state dict in float32, its configuration with these attributes."""
+    with torch.inference_mode():
+        config = type(builders.detect("small"))(comfy.model_detection.detect_unet_config(weights, PREFIX))
+        config.set_inference_dtype(torch.float32, None)
+        for name, value in attributes.items():
+            setattr(config, name, value)
+        model = config.get_model(weights, PREFIX)
+        model.load_model_weights(dict(weights), PREFIX)
+        model.eval()
+    return comfy.model_patcher.ModelPatcher(model, CPU, CPU)
+
+
+def load_scaled(weights, scaled):
+    """A model with scaled fp8 layers in the format that the installed ComfyUI reads."""
+    layers = [key.removesuffix(".weight") for key in scaled if key.endswith(".weight")]
+    weights = {**weights, **scaled}
+    conf = {"format": "float8_e4m3fn"}
+    if not hasattr(comfy.utils, "detect_layer_quantization"):
+        return load(weights, layer_quant_config={layer.removeprefix(PREFIX): conf for layer in layers})
+    mark = torch.tensor(list(json.dumps(conf).encode()), dtype=torch.uint8)
+    weights |= {f"{layer}.comfy_quant": mark for layer in layers}
+    return load(weights, quant_config=comfy.utils.detect_layer_quantization(weights, PREFIX))
+
+
+def found_on(model) -> torch.Tensor:
+    """As `found`, for the models of `composition.builders`."""
+    settings = DiscoverySettings("test", steps=3, batch_size=2, width=128, height=128)
+    pairs = PromptPairs(builders.conditioning(model, 1), builders.conditioning(model, 2))
+    with torch.inference_mode():
+        return discover(model, pairs, settings).vector.tensor
+
+
+@pytest.mark.parametrize("fast", [False, True], ids=["computed in float32", "computed in fp8"])
+def test_scaled_fp8(monkeypatch, fast):
+    """Weights of two parts, and layers that quantise their input too where the device computes in eight bits."""
+    monkeypatch.setattr(comfy.model_management, "supports_fp8_compute", lambda device=None: fast)
+    weights, scaled = half_plain_half_scaled()
+    model = load_scaled(weights, scaled)
+    try:
+        builders.sample(model, steps=1)
+    except NotImplementedError:
+        pytest.skip("this ComfyUI computes in fp8 on graphics cards only")
+    wanted, vector = found_on(load(weights)), found_on(model)
+    similarity = torch.cosine_similarity(vector.flatten(), wanted.flatten(), 0)
+    assert similarity > (0.9 if fast else 0.9999)
+
+
+class PackedTensor(torch.Tensor):
+    """A tensor like those of GGUF files: no copies are made of it, and only its layer knows what it holds."""
+
+    def clone(self, *args, **kwargs):
+        return self
+
+    def detach(self, *args, **kwargs):
+        return self
+
+
+class Unpacking:
+    """A layer of packed tensors. Values that are stored in the dtype of the input are not even copied."""
+
+    comfy_cast_weights = True
+
+    def cast_bias_weight(self, input=None, dtype=None, device=None, bias_dtype=None):
+        dtype = input.dtype if dtype is None else dtype
+        return tuple(None if t is None else torch.Tensor(t.to(dtype)) for t in (self.weight, self.bias))
+
+    def forward(self, input):
+        return torch.nn.functional.linear(input, *self.cast_bias_weight(input))
+
+
+def pack(model):
+    """The linear layers of a ModelPatcher's model made into `Unpacking` ones."""
+    for layer in casting_layers(model):
+        if isinstance(layer, torch.nn.Linear):
+            layer.__class__ = type("Packed", (Unpacking, type(layer)), {})
+            with torch.inference_mode():
+                for name, tensor in layer._parameters.items():
+                    if tensor is not None:
+                        packed = tensor.data.clone().as_subclass(PackedTensor)
+                        layer._parameters[name] = torch.nn.Parameter(packed, requires_grad=False)
+    return model
+
+
+def test_packed_weights_in_the_dtype_that_is_computed_in():
+    plain = builders.build("small", dtype=HALF, compute=HALF)
+    assert torch.equal(found_on(pack(builders.build("small", dtype=HALF, compute=HALF))), found_on(plain))
+
+
+def test_weights_without_a_storage_of_their_own():
+    """mkldnn's, or DirectML's, where nobody may ask for the storage."""
+    model = tiny_model()
+    for layer in model.model.diffusion_model.output_blocks.modules():
+        if isinstance(layer, torch.nn.Linear):
+            layer._parameters["weight"] = torch.nn.Parameter(layer.weight.to_mkldnn(), requires_grad=False)
+    assert all(torch.equal(t, found(tiny_model())[site]) for site, t in found(model).items())
+    assert any(t.is_mkldnn for t in model.model.parameters())
+
+
+class FourBits(torch.nn.Parameter):
+    """A parameter like those of NF4 layers, with which only its own layer can compute."""
+
+
+class FourBitLinear(torch.nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        with torch.inference_mode():
+            self.weight, self.bias = FourBits(layer.weight.clone(), requires_grad=False), None
+
+    def forward(self, input):
+        return torch.nn.functional.linear(input, self.weight.as_subclass(torch.Tensor))
+
+
+def test_weights_without_gradients_are_named():
+    model = tiny_model()
+    attention = next(m for m in model.model.diffusion_model.output_blocks.modules() if hasattr(m, "to_q"))
+    attention.to_q = FourBitLinear(attention.to_q)
+    sample(apply_steering(model, random_vector(), 2.0), steps=1)
+    with pytest.raises(ValueError, match=r"model: its weights are of a kind \(FourBits\) that has no gradients"):
+        found(model)
+    assert type(attention.to_q.weight) is FourBits
+
+
+def test_cfg_split_over_devices(monkeypatch):
+    """ComfyUI computes such halves in threads of their own, without gradients."""
+    model, batch, seen = tiny_model(), comfy.samplers.calc_cond_batch, []
+    model.model_options["multigpu_clones"] = {torch.device("meta"): None}
+
+    def calc_cond_batch(model, conds, x, timestep, options):
+        seen.append("multigpu_clones" in options)
+        return batch(model, conds, x, timestep, options)
+
+    monkeypatch.setattr(comfy.samplers, "calc_cond_batch", calc_cond_batch)
+    assert torch.equal(found(model)[0], found(tiny_model())[0])
+    assert seen
+    assert not any(seen)
