@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..hspace.viewing import balance_chart, measure_balance, parse_labels
-from .base import CATEGORY, SearchableNode
+from .base import CATEGORY, SearchableNode, schema
 
 
 class ConceptBalance(SearchableNode):
@@ -13,13 +13,14 @@ class ConceptBalance(SearchableNode):
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="HSpaceConceptBalance",
             display_name="Concept Balance",
             category=CATEGORY,
             description="Counts which of your labels each image fits best according to CLIP, and reports how far "
             "the batch is from even as the paper's deviation ratio: 0 if all labels are equally "
             "frequent, 1 if there is only one.",
+            has_intermediate_output=True,
             inputs=[
                 io.Image.Input(
                     "images",

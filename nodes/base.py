@@ -1,6 +1,7 @@
 """Graph types of the pack, and what all its nodes have in common."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from functools import wraps
 from inspect import signature
 
@@ -13,6 +14,14 @@ ConceptVector = io.Custom("CONCEPT_VECTOR")
 ConceptRules = io.Custom("CONCEPT_RULES")
 NUMBERS = {"FLOAT", "FLOATS", "INT", "MASK", "LATENT"}
 """Types of inputs whose every number must be finite. Images are not among them: Concept Balance counts broken ones."""
+ADVANCED = {"advanced": True}
+"""`extra_dict` of inputs that are rarely touched: editors that know the word keep them out of sight until asked."""
+_KNOWN = {field.name for field in fields(io.Schema)}
+
+
+def schema(**values) -> io.Schema:
+    """An `io.Schema` of what the installed ComfyUI knows of these values: newer ones have more places than 0.3.75."""
+    return io.Schema(**{name: value for name, value in values.items() if name in _KNOWN})
 
 
 class SearchableNode(io.ComfyNode):

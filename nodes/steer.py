@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..hspace.steering import HALVES, apply_steering, steer_conditioning
-from .base import CATEGORY, ConceptVector, SearchableNode
+from .base import CATEGORY, ConceptVector, SearchableNode, schema
 
 
 def _strength_and_window() -> list[io.Input]:
@@ -45,13 +45,14 @@ class ApplySteering(SearchableNode):
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="HSpaceApplySteering",
             display_name="Apply H-Space Steering",
             category=CATEGORY,
             description="Steers a model towards a concept, or away from it with a negative strength: the vector "
             "is added to the U-Net's bottleneck at every step. Works with any sampler, batch size and "
             "image size, and can be chained with other Apply nodes.",
+            essentials_category=CATEGORY,
             inputs=[
                 io.Model.Input(
                     "model",

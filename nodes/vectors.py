@@ -15,7 +15,7 @@ from ..hspace.files import (
     vector_path,
 )
 from ..hspace.viewing import compare_concepts, inspect_concept, inspection_picture, inspection_report
-from .base import CATEGORY, ConceptVector, SearchableNode
+from .base import CATEGORY, ConceptVector, SearchableNode, schema
 from .editor import show_on_node
 
 LOADED, IMPORTED = ".safetensors", ".pth"
@@ -102,11 +102,12 @@ class LoadConcept(SearchableNode):
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="HSpaceLoadConcept",
             display_name="Load Concept Vector",
             category=CATEGORY,
             description="Loads a concept vector from models/concept_vectors, or one that comes with the pack.",
+            essentials_category=CATEGORY,
             inputs=[
                 io.Combo.Input(
                     "concept_name",
@@ -183,12 +184,13 @@ class InspectConcept(SearchableNode):
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="HSpaceInspectConcept",
             display_name="Inspect Concept Vector",
             category=CATEGORY,
             description="Shows a vector's size, where in the image it acts, how much of it is broad and how much "
             "may be noise, how it was found, and how similar it is to another vector.",
+            has_intermediate_output=True,
             inputs=[
                 ConceptVector.Input(
                     "concept",
