@@ -15,11 +15,10 @@ import torch
 from comfy.weight_adapter import LoRAAdapter
 
 from hspace.discovery import DISTILLED, Observer, Progress
-from hspace.discovery.distilled import ROLL_OUT_CFG, learn, roll_out_sigmas, step_towards, teach
+from hspace.discovery.distilled import ROLL_OUT_CFG, approach, learn, roll_out_sigmas, teach
 from hspace.discovery.objective import prediction_scale, squared_error
 from hspace.discovery.optimiser import REACH_FROM
 from hspace.discovery.run import Run
-from hspace.discovery.samples import SAMPLING_STEPS
 from hspace.discovery.streams import generator
 
 from .common import Bench, Steer, Stream, Task
@@ -28,6 +27,7 @@ RIVAL_SETTINGS = {"steps": 125, "guidance": 4.0, "batch_size": 8, "calibrate": F
 SLIDER_RANK, SLIDER_RATE = 4, 1e-3
 CHECK_EVERY = 5
 """Steps from one comparison of vectors to the next in `keep_best`."""
+STEPS_OF_A_RUN = 20
 
 Samples = list[torch.Tensor] | None
 
@@ -187,8 +187,8 @@ def _state_of_run(run: Run, pairs: list[int], add: torch.Tensor | None) -> tuple
         add: added to h in both halves of CFG.
     """
     random = generator(run.settings.seed, Stream.STATE_OF_RUN, run.optimiser.step)
-    sigmas = run.model.sigmas(SAMPLING_STEPS)
-    stop = int(torch.randint(SAMPLING_STEPS, (1,), generator=random))
+    sigmas = run.model.sigmas(STEPS_OF_A_RUN)
+    stop = int(torch.randint(STEPS_OF_A_RUN, (1,), generator=random))
     prompts = [run.model.prompts.prompts_of("base", pairs), run.model.prompts.empty]
 
     def denoiser(x, sigma, **_):
@@ -218,7 +218,11 @@ def reuse_states(run: Run, samples: Samples) -> torch.Tensor:
             if run.finished:
                 break
             state = states[place]
-            run.report(step_towards(run, state.target, state.x, state.sigma, state.prompts, state.base))
+
+            def approached(part: slice, state=state) -> torch.Tensor:
+                return approach(run, state.target, state.x, state.sigma, state.prompts, state.base)
+
+            run.report(run.step(approached, len(state.x)))
     return states[-1].x
 
 

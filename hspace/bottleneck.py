@@ -57,6 +57,13 @@ class Bottleneck:
         return self.decoder[0][0]
 
     @property
+    def trained_with_zeros(self) -> bool:
+        """True where zeros are the empty prompt that the model knows: SDXL and those distilled from it. SD 1.x and 2.x
+        were trained with the encoded empty prompt.
+        """
+        return self.family.startswith(("SDXL", "SSD-1B", "Segmind-Vega", "KOALA"))
+
+    @property
     def sites(self) -> range:
         """The numbers of the sites."""
         return range(len(self.decoder))

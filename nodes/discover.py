@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from ..hspace.discovery import METHODS, SITES, DiscoverySettings, PromptPairs, discover
 from ..hspace.prompts import prompt_texts
 from ..hspace.viewing import loss_plot
-from .base import CATEGORY, ConceptVector, SearchableNode
+from .base import ADVANCED, CATEGORY, ConceptVector, SearchableNode, schema
 from .editor import NodeObserver
 
 
@@ -16,7 +16,7 @@ class DiscoverConcept(SearchableNode):
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="HSpaceDiscoverConcept",
             display_name="Discover Concept Direction",
             category=CATEGORY,
@@ -24,6 +24,7 @@ class DiscoverConcept(SearchableNode):
             "the base prompt ('a doctor') omits from the concept prompt ('a woman doctor'). With "
             "several pairs, joined with Conditioning (Combine) in the same order on both sides, the "
             "vector generalises to other prompts.",
+            essentials_category=CATEGORY,
             inputs=[
                 io.Model.Input(
                     "model", tooltip="The model to learn on. It is not changed. LoRAs and other patches take effect."
@@ -41,14 +42,15 @@ class DiscoverConcept(SearchableNode):
                     options=list(METHODS),
                     default="distilled",
                     tooltip="distilled: learns from the model's own prediction under the concept prompt, in minutes. "
-                    "paper: the published protocol (use 1000 samples, 2500 steps), in hours.",
+                    "paper: the published protocol (1000 images, 2500 steps), in hours.",
                 ),
                 io.Int.Input(
                     "steps",
-                    default=125,
-                    min=1,
+                    default=0,
+                    min=0,
                     max=100000,
-                    tooltip="Optimiser steps. More steps give a cleaner vector and take longer.",
+                    tooltip="Optimiser steps. 0: the method's own number, 125 (distilled) or 2500 (paper). More steps "
+                    "give a cleaner vector and take longer.",
                 ),
                 io.Int.Input(
                     "batch_size", default=8, min=1, max=256, tooltip="Images per step. Lower it if memory runs out."
@@ -59,6 +61,7 @@ class DiscoverConcept(SearchableNode):
                     min=0.0001,
                     max=10.0,
                     step=0.001,
+                    extra_dict=ADVANCED,
                     tooltip="distilled: step size relative to the activations, so one value suits every model. paper: "
                     "absolute step size.",
                 ),
@@ -68,15 +71,17 @@ class DiscoverConcept(SearchableNode):
                     min=0.1,
                     max=30.0,
                     step=0.1,
+                    extra_dict=ADVANCED,
                     tooltip="How far the teacher goes beyond the concept prompt (distilled only). Higher gives a "
                     "stronger, coarser vector.",
                 ),
                 io.Int.Input(
                     "sample_count",
-                    default=56,
-                    min=1,
+                    default=0,
+                    min=0,
                     max=10000,
-                    tooltip="Images to sample while learning, if no samples are connected.",
+                    tooltip="Images to sample, if no samples are connected. 0: the method's own number, 56 "
+                    "(distilled) or 1000 (paper).",
                 ),
                 io.Int.Input(
                     "width",
@@ -127,6 +132,7 @@ class DiscoverConcept(SearchableNode):
                     min=0,
                     max=10000,
                     optional=True,
+                    extra_dict=ADVANCED,
                     tooltip="Steps between previews: two images without the vector (top), the same seeds with it "
                     "(bottom). 0 shows the images being learnt on instead.",
                 ),
@@ -134,6 +140,7 @@ class DiscoverConcept(SearchableNode):
                     "calibrate",
                     default=True,
                     optional=True,
+                    extra_dict=ADVANCED,
                     tooltip="Scales the finished vector down if it goes further than the concept prompt itself, so "
                     "that strength 1 is right (distilled only).",
                 ),
@@ -149,6 +156,7 @@ class DiscoverConcept(SearchableNode):
                     "gradient_checkpointing",
                     default=False,
                     optional=True,
+                    extra_dict=ADVANCED,
                     tooltip="Stores less in memory while learning and recomputes the rest: for cards that run out of "
                     "memory. Finds the same vector, more slowly.",
                 ),
@@ -156,6 +164,7 @@ class DiscoverConcept(SearchableNode):
                     "spatial_mean",
                     default=False,
                     optional=True,
+                    extra_dict=ADVANCED,
                     tooltip="Keeps one value per channel, the mean over the map, instead of a map: the same change "
                     "wherever the subject is, and gentler on the rest of the image. Loses what depends on "
                     "position.",
@@ -168,6 +177,13 @@ class DiscoverConcept(SearchableNode):
                     tooltip="Where the vector acts. bottleneck: a map in h-space, as published. decoder: one value a "
                     "channel at every block of the decoder, which reaches further in models whose decoder hears the "
                     "prompt, as that of SD does.",
+                ),
+                io.Conditioning.Input(
+                    "empty",
+                    optional=True,
+                    tooltip="The empty prompt, from a CLIP Text Encode without text: the negative of all images that "
+                    "discovery samples. Without it zeros are used, which SDXL was trained with, and SD 1.x and 2.x "
+                    "were not.",
                 ),
             ],
             outputs=[
@@ -184,7 +200,7 @@ class DiscoverConcept(SearchableNode):
         )
 
     @classmethod
-    def execute(cls, concept, base, samples=None, avoid=None, **inputs) -> io.NodeOutput:
+    def execute(cls, concept, base, samples=None, avoid=None, empty=None, **inputs) -> io.NodeOutput:
         values = {key: single(key, listed) for key, listed in inputs.items()}
         model, start_from = values.pop("model"), values.pop("start_from", None)
         preview_every = values.pop("preview_every", 50)
@@ -193,7 +209,7 @@ class DiscoverConcept(SearchableNode):
         texts = prompt_texts(cls.hidden.prompt, node_id)
         discovery = discover(
             model,
-            PromptPairs(joined(concept), joined(base), avoid and joined(avoid), texts),
+            PromptPairs(joined(concept), joined(base), avoid and joined(avoid), empty and joined(empty), texts=texts),
             settings,
             samples and [latents_of(batch) for batch in samples],
             start_from,

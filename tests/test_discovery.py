@@ -198,7 +198,11 @@ def test_avoid_changes_what_is_found():
         ({"concept": conditioning(1, entries=2)}, "concept holds 2 prompts and base 1"),
         ({"avoid": conditioning(1, entries=3)}, "avoid holds 3"),
         ({"concept": []}, "concept"),
+        ({"concept": conditioning(2)}, "concept: says the same as base"),  # from a node of its own
+        ({"concept": [[torch.full((1, 7, 16), torch.nan), {}]]}, "concept: prompt 1 holds values that are not numbers"),
+        ({"empty": conditioning(1, entries=2)}, "empty holds 2"),
         ({"samples": torch.zeros(1, 16, 8, 8)}, "samples: .*4 latent channels"),
+        ({"samples": torch.tensor([0.0, torch.nan]).view(2, 1, 1, 1).expand(2, 4, 16, 16)}, "samples: image 2 holds"),
         ({"width": 100}, "width: 100"),
         ({"name": " "}, "name"),
         ({"learning_rate": float("nan")}, "learning_rate"),
@@ -207,7 +211,7 @@ def test_avoid_changes_what_is_found():
     ],
 )
 def test_errors_name_the_input(changes, words):
-    prompts = {"concept": conditioning(1), "base": conditioning(2), "avoid": None}
+    prompts = {"concept": conditioning(1), "base": conditioning(2), "avoid": None, "empty": None}
     prompts = {key: changes.pop(key, default) for key, default in prompts.items()}
     name = changes.pop("name", "test")
     extra = {key: changes.pop(key) for key in ("samples", "start_from") if key in changes}
@@ -304,7 +308,7 @@ def test_masked_samples_are_refused():
 
 def test_one_prompt_on_both_sides_teaches_nothing():
     same = conditioning(2)
-    with pytest.raises(ValueError, match="concept: the same prompt as base"):
+    with pytest.raises(ValueError, match="concept: says the same as base"):
         find(concept=same, base=same)
 
 

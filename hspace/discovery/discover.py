@@ -7,7 +7,6 @@ conditioning and applies the user's patches.
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,10 +17,11 @@ import comfy.samplers
 import torch
 
 from ..bottleneck import Bottleneck, base_model, find_bottleneck
-from ..comfy_compat import patched_weights
+from ..comfy_compat import patched_weights, with_role
 from ..comfy_weights import decoder_layers
 from ..concepts import Provenance, UnfinishedVector, Vector
 from ..version import CREATED_WITH
+from .beginning import beginning_note, latent_shape, start_vector
 from .frozen_model import FrozenModel
 from .gradients import gradients_through, recomputing, to_normal
 from .observer import Observer
@@ -83,14 +83,15 @@ def discover(
     samples = [samples] if isinstance(samples, torch.Tensor) else samples
     if pairs.same_sides and pairs.avoid is None and (not recipe.needs_samples or samples is None):
         raise ValueError(
-            "concept: the same prompt as base, so there is nothing to learn. Name the concept in one of them, or "
-            "connect "
+            "concept: says the same as base, so there is nothing to learn. Name the concept in one of them, or connect "
             "to avoid what it must lack."
         )
-    shape = _latent_shape(model, settings, samples)
+    shape = latent_shape(model, settings, samples)
     if start_from is None:
-        start_from = _zeros(bottleneck, settings, shape)
+        start_from = start_vector(bottleneck, settings, recipe, shape)
     bottleneck.check_fits(start_from)
+    if text := beginning_note(bottleneck, pairs, settings, samples):
+        observer.note(text)
     sampled = 0
     if samples is None and recipe.needs_samples:
         samples = [sample_images(model, pairs, settings, shape)]
@@ -140,7 +141,7 @@ class _DiscoverySampler(comfy.samplers.Sampler):
         settings, model = self.settings, self.model
         guider = comfy.samplers.CFGGuider(model)
         # All roles are prompts for images, so patches that tell CFG's halves apart must take them for positive ones.
-        guider.set_conds(self.pairs.with_roles(), self.pairs.empty_prompt())
+        guider.set_conds(self.pairs.with_roles(), with_role(self.pairs.unconditional(), "empty"))
         latent = torch.zeros(settings.batch_size, *shape)
         noise = comfy.sample.prepare_noise(latent, settings.seed)
         sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", 1)
@@ -242,32 +243,3 @@ def _tell(listener: Callable[[Vector], None], vector: Vector) -> None:
         listener(vector)
     except Exception:
         logging.exception("[H-Space Steering] The discovery of '%s' could not be reported.", vector.name)
-
-
-def _zeros(bottleneck: Bottleneck, settings: DiscoverySettings, shape: tuple[int, int, int]) -> Vector:
-    """What a discovery starts from: a map in the bottleneck, or one value a channel at each decoder block."""
-    if settings.sites == "bottleneck":
-        zeros = torch.zeros(bottleneck.channels, *bottleneck.map_size(*shape[1:]))
-        return Vector(zeros, settings.name, bottleneck.family)
-    zeros = {site: torch.zeros(channels, 1, 1) for site, (channels, _) in enumerate(bottleneck.decoder)}
-    return Vector(zeros.pop(0), settings.name, bottleneck.family, decoder=zeros)
-
-
-def _latent_shape(model, settings: DiscoverySettings, samples: list[torch.Tensor] | None) -> tuple[int, int, int]:
-    channels = model.get_model_object("latent_format").latent_channels
-    if samples is None:
-        for key in ("width", "height"):
-            if getattr(settings, key) < 64 or getattr(settings, key) % 8:
-                raise ValueError(f"{key}: {getattr(settings, key)} must be a multiple of 8, 64 at least.")
-        return channels, settings.height // 8, settings.width // 8
-    if not sum(len(batch) for batch in samples):
-        raise ValueError("samples: there is no image in them; connect some, or nothing.")
-    sizes = Counter()
-    for batch in samples:
-        if batch.ndim != 4 or batch.shape[1] != channels:
-            raise ValueError(
-                f"samples: latents of shape {list(batch.shape)} do not fit a model with {channels} latent channels; "
-                "encode the images with this model's VAE."
-            )
-        sizes[tuple(batch.shape[1:])] += len(batch)
-    return sizes.most_common(1)[0][0]

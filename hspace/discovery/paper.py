@@ -3,7 +3,8 @@
     min_c  E_{x0, t, eps}  || eps - eps_theta(x_t, t, y-; h + c) ||^2
 
 x0 is sampled under the prompt y+ that names the concept, y- is the same prompt without it, t is uniform, and one c
-serves all t. So c learns what y- left out.
+serves all t. So c learns what y- left out. Amounts, start, sampler and order of images are those of the authors' code
+(github.com/hangligit/InterpretDiffusion), but that the images do not go through JPEG files and the autoencoder.
 """
 
 from __future__ import annotations
@@ -14,12 +15,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from .objective import prediction_scale
-from .samples import SampleBatches
+from .samples import TIMESTEPS, SampleBatches
 
 if TYPE_CHECKING:
     from .run import Run
-
-TIMESTEPS = 1000
 
 
 def learn(run: Run, samples: list[torch.Tensor]) -> torch.Tensor:

@@ -20,6 +20,7 @@ class PromptPairs:
     Args:
         concept, base: CONDITIONING of n entries each; entry i of one pairs up with entry i of the other.
         avoid: CONDITIONING of one entry or n, or None.
+        empty: CONDITIONING of one entry, the encoded empty prompt; None for an embedding of zeros.
         texts: what is known of the prompts' wording, by `Provenance` field, e.g. "concept_prompt".
 
     Raises:
@@ -30,12 +31,13 @@ class PromptPairs:
     concept: list
     base: list
     avoid: list | None = None
+    empty: list | None = None
     texts: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
-        for name, conditioning in (("concept", self.concept), ("base", self.base), ("avoid", self.avoid)):
-            if conditioning is not None:
-                _check_whole_image(name, conditioning)
+        for name in ("concept", "base", "avoid", "empty"):
+            if (conditioning := getattr(self, name)) is not None:
+                _check_prompts(name, conditioning)
         if len(self.concept) != len(self.base):
             raise ValueError(
                 f"concept holds {len(self.concept)} prompts and base {len(self.base)}; they pair up one to one. "
@@ -46,13 +48,13 @@ class PromptPairs:
             raise ValueError(
                 f"avoid holds {len(self.avoid)} prompts; give one, or one for each of the {len(self.base)} pairs."
             )
+        if self.empty is not None and len(self.empty) != 1:
+            raise ValueError(f"empty holds {len(self.empty)} prompts; give one, an empty CLIP Text Encode.")
 
     @property
     def same_sides(self) -> bool:
-        """True where concept and base are one and the same, as where one node is connected to both inputs."""
-        return len(self.concept) == len(self.base) and all(
-            x[0] is y[0] and x[1] is y[1] for x, y in zip(self.concept, self.base, strict=True)
-        )
+        """True where concept and base say the same, pair by pair, whether they come from one node or from two."""
+        return all(_equal(x, y) for x, y in zip(self.concept, self.base, strict=True))
 
     def with_roles(self) -> list:
         """One CONDITIONING of all prompts, each tagged with its role; concept is left out where it equals base."""
@@ -61,9 +63,15 @@ class PromptPairs:
             roles["avoid"] = self.avoid
         return [entry for role, conditioning in roles.items() for entry in with_role(conditioning, role)]
 
-    def empty_prompt(self) -> list:
-        """The unconditional prompt, a CONDITIONING with a role: every embedding zero, as stock ConditioningZeroOut."""
-        return with_role(zeroed(self.base), "empty")
+    def unconditional(self) -> list:
+        """The unconditional prompt, a CONDITIONING of one entry: `empty`, or every embedding zero, as stock
+        ConditioningZeroOut makes it.
+        """
+        return zeroed(self.base) if self.empty is None else self.empty
+
+    def negative_of(self, pair: int) -> list:
+        """The negative prompt of a pair's images, a CONDITIONING of one entry: what to avoid, or the unconditional."""
+        return self.unconditional() if self.avoid is None else [self.avoid[pair % len(self.avoid)]]
 
 
 class PreparedPairs:
@@ -116,10 +124,28 @@ def zeroed(conditioning: list) -> list:
     return [[torch.zeros_like(embedding), {**options, **zeros}]]
 
 
-def _check_whole_image(name: str, conditioning: list) -> None:
+def _equal(x, y) -> bool:
+    """Whether two entries of a CONDITIONING, or parts of them, hold the same values."""
+    if x is y:
+        return True
+    if isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor):
+        return x.shape == y.shape and torch.equal(x.to(y), y)
+    if isinstance(x, Mapping) and isinstance(y, Mapping):
+        return x.keys() == y.keys() and all(_equal(x[key], y[key]) for key in x)
+    if isinstance(x, (list, tuple)) and isinstance(y, (list, tuple)):
+        return len(x) == len(y) and all(map(_equal, x, y))
+    return type(x) is type(y) and isinstance(x, (str, int, float, type(None))) and x == y
+
+
+def _check_prompts(name: str, conditioning: list) -> None:
     if not conditioning:
         raise ValueError(f"{name}: the conditioning is empty; connect a CLIP Text Encode.")
-    for _, options in conditioning:
+    for number, (embedding, options) in enumerate(conditioning, 1):
+        if not torch.isfinite(embedding).all():
+            raise ValueError(
+                f"{name}: prompt {number} holds values that are not numbers. Check its prompt weights, and run the "
+                "text encoder in fp32."
+            )
         bound = [key for key in _WHOLE_IMAGE_ONLY if options.get(key) is not None]
         if bound:
             raise ValueError(

@@ -32,6 +32,7 @@ class Recipe:
         learning_rate: `learning_rate(setting, done, rms)`, the rate of the next step from the user's setting, the share
             of the steps that are done, and the root mean square of h.
         betas: of Adam.
+        start: half the width of the uniform distribution that the vector starts from; 0 for zeros.
         needs_samples: true where images are sampled under the concept prompts first, unless some are given.
     """
 
@@ -40,6 +41,7 @@ class Recipe:
     error: Error
     learning_rate: Callable[[float, float, float], float]
     betas: tuple[float, float]
+    start: float = 0.0
     needs_samples: bool = False
 
 
@@ -65,6 +67,6 @@ def constant(setting: float, done: float, rms: float) -> float:
 
 
 DISTILLED = Recipe(distilled.learn, guided_teacher, relative_error, cosine_decay, betas=(0.9, 0.99))
-PAPER = Recipe(paper.learn, sampled_noise, squared_error, constant, betas=(0.9, 0.999), needs_samples=True)
+PAPER = Recipe(paper.learn, sampled_noise, squared_error, constant, betas=(0.9, 0.999), start=0.1, needs_samples=True)
 RECIPES = {"distilled": DISTILLED, "paper": PAPER}
 """By `DiscoverySettings.method`."""

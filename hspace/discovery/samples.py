@@ -1,7 +1,8 @@
-"""Images to learn from: sampled under the concept prompts, or given; in batches of one size."""
+"""Images to learn from: sampled under the concept prompts as the authors did, or given; in batches of one size."""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import comfy.model_management
@@ -10,19 +11,24 @@ import comfy.samplers
 import torch
 
 from ..comfy_compat import carries_image
-from .prompt_pairs import PromptPairs, zeroed
+from .prompt_pairs import PromptPairs
 from .settings import DiscoverySettings
 from .streams import Stream, generator
 
 if TYPE_CHECKING:
     from .run import Run
 
+TIMESTEPS = 1000
 SAMPLING_CFG = 7.5
-SAMPLING_STEPS = 20
+SAMPLING_STEPS = 30
+"""As in the authors' data_creation.py: their pipeline's defaults but for the number of steps."""
 
 
 class SampleBatches:
-    """Random batches of given images, one for each step of a run.
+    """Batches of given images, one for each step of a run: every image once an epoch, in an order of the epoch's own.
+
+    Images of a batch have one size, and one prompt where prompts cannot share a batch, so an epoch may hold batches
+    that are smaller than the others.
 
     Args:
         run: its settings, model and seed.
@@ -44,7 +50,15 @@ class SampleBatches:
                 f"samples: images of {len(self.groups)} sizes, but this model's prompts carry an image of their own "
                 "(inpainting), which has one size. Connect images of one size."
             )
-        self._counts = torch.tensor([float(len(places)) for _, places in self.groups])
+        count, share = run.model.prompts.count, run.model.prompts.share_a_batch
+        self._alike = [
+            [(group, index) for index, place in enumerate(places.tolist()) if share or place % count == pair]
+            for group, (_, places) in enumerate(self.groups)
+            for pair in range(1 if share else count)
+        ]
+        size = run.settings.batch_size
+        self._batches = sum(-(-len(images) // size) for images in self._alike)
+        self._epoch = lru_cache(maxsize=1)(self._shuffled)
 
     @property
     def first(self) -> torch.Tensor:
@@ -53,15 +67,21 @@ class SampleBatches:
 
     def next(self) -> tuple[torch.Tensor, list[int], torch.Generator]:
         """Images x0 `[B, C, h, w]` for the next step, the pair of each, and the step's random generator."""
-        random = self.run.random(Stream.NOISED_SAMPLES, self.run.optimiser.step)
-        group = int(torch.multinomial(self._counts, 1, generator=random)) if len(self.groups) > 1 else 0
-        latents, places = self.groups[group]
-        chosen = torch.randint(latents.shape[0], (self.run.settings.batch_size,), generator=random)
-        pairs = places % self.run.model.prompts.count
-        if not self.run.model.prompts.share_a_batch:
-            alike = (pairs == pairs[chosen[0]]).nonzero().flatten()
-            chosen = alike[chosen % len(alike)]
-        return latents[chosen.to(latents.device)], pairs[chosen].tolist(), random
+        step = self.run.optimiser.step
+        batch = self._epoch(step // self._batches)[step % self._batches]
+        latents, places = self.groups[batch[0][0]]
+        chosen = torch.tensor([index for _, index in batch])
+        pairs = (places[chosen] % self.run.model.prompts.count).tolist()
+        return latents[chosen.to(latents.device)], pairs, self.run.random(Stream.NOISED_SAMPLES, step)
+
+    def _shuffled(self, epoch: int) -> list[list[tuple[int, int]]]:
+        """The batches of an epoch, each of (group, index in it)."""
+        random, size = self.run.random(Stream.EPOCHS, epoch), self.run.settings.batch_size
+        batches = []
+        for images in self._alike:
+            order = torch.randperm(len(images), generator=random).tolist()
+            batches += [[images[i] for i in order[start : start + size]] for start in range(0, len(order), size)]
+        return [batches[i] for i in torch.randperm(len(batches), generator=random).tolist()]
 
     def sigma(self, percent: torch.Tensor) -> torch.Tensor:
         """Sigmas `[B]` of places in the noise schedule, 0 the noisiest and 1 the end."""
@@ -87,14 +107,17 @@ def by_size(samples: list[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tenso
 def sample_images(model, pairs: PromptPairs, settings: DiscoverySettings, shape: tuple[int, int, int]) -> torch.Tensor:
     """`sample_count` LATENT images `[n, C, h, w]` of a ModelPatcher under the concept prompts, image i under prompt i
     modulo their number; costs `n * SAMPLING_STEPS * 2` evaluations.
+
+    As the authors sample them: by PNDM (Liu et al., ICLR 2022; `ipndm` in ComfyUI, which differs from the pipeline's in
+    the first step), on every 33rd of the 1000 timesteps from 958 to 1.
     """
-    sampler = comfy.samplers.sampler_object("euler")
-    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", SAMPLING_STEPS)
+    sampler = comfy.samplers.sampler_object("ipndm")
+    sigmas = published_sigmas(model.get_model_object("model_sampling"))
     count = len(pairs.concept)
     images: dict[int, torch.Tensor] = {}
     for pair in range(count):
         places = range(pair, settings.sample_count, count)
-        negative = zeroed(pairs.concept) if pairs.avoid is None else [pairs.avoid[pair % len(pairs.avoid)]]
+        negative = pairs.negative_of(pair)
         for start in range(0, len(places), settings.batch_size):
             batch = places[start : start + settings.batch_size]
             noise = torch.cat(
@@ -115,3 +138,12 @@ def sample_images(model, pairs: PromptPairs, settings: DiscoverySettings, shape:
             images.update(zip(batch, latents.cpu(), strict=True))
             comfy.model_management.throw_exception_if_processing_interrupted()
     return torch.stack([images[i] for i in range(settings.sample_count)])
+
+
+def published_sigmas(model_sampling) -> torch.Tensor:
+    """The noise levels of diffusers' PNDM at `SAMPLING_STEPS`, float32 on the CPU: "leading" timesteps with an offset
+    of 1, and at the end the first level of the schedule.
+    """
+    spacing = TIMESTEPS // SAMPLING_STEPS
+    timesteps = [1 + spacing * step for step in reversed(range(SAMPLING_STEPS))] + [0]
+    return torch.tensor([float(model_sampling.sigma(torch.tensor(float(t)))) for t in timesteps])

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 METHODS = ("distilled", "paper")
 SITES = ("bottleneck", "decoder")
+AMOUNTS = {"distilled": {"steps": 125, "sample_count": 56}, "paper": {"steps": 2500, "sample_count": 1000}}
+"""What 0 stands for, by method; the paper's are those of the authors' code: 20 epochs of 1000 images, 8 at a time."""
+PUBLISHED_RATE = 0.1
 
 
 @dataclass(frozen=True)
@@ -16,12 +19,12 @@ class DiscoverySettings:
     Attributes:
         name: of the concept.
         method: one of `METHODS`, the names of the recipes.
-        steps: optimiser steps.
+        steps: optimiser steps; 0 for the method's own number (`AMOUNTS`).
         batch_size: images a step.
         learning_rate: `distilled`: step of Adam as a share of the RMS of h, decaying by a cosine. `paper`: absolute
             and constant, as published.
         guidance: teacher guidance g; `paper` has no teacher.
-        sample_count: images to sample, where none are given.
+        sample_count: images to sample, where none are given; 0 for the method's own number.
         width, height: of those images, in pixels.
         seed: of every random number.
         calibrate: scale a finished `distilled` vector down where its reach (`objective.relative_reach`) is more than 1,
@@ -36,11 +39,11 @@ class DiscoverySettings:
 
     name: str
     method: str = "distilled"
-    steps: int = 125
+    steps: int = 0
     batch_size: int = 8
     learning_rate: float = 0.1
     guidance: float = 3.0
-    sample_count: int = 56
+    sample_count: int = 0
     width: int = 512
     height: int = 512
     seed: int = 0
@@ -57,6 +60,9 @@ class DiscoverySettings:
             raise ValueError(f"method: '{self.method}' is not one of {', '.join(METHODS)}.")
         if self.sites not in SITES:
             raise ValueError(f"sites: '{self.sites}' is not one of {', '.join(SITES)}.")
+        for key, amount in AMOUNTS[self.method].items():
+            if getattr(self, key) == 0:
+                object.__setattr__(self, key, amount)
         for key in ("steps", "batch_size", "sample_count"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key}: {getattr(self, key)} is too small; 1 is the least.")

@@ -16,6 +16,8 @@ class Stream(IntEnum):
     SAMPLE_IMAGES = 4
     RANGE_IMAGES = 5
     RANGE_JUDGEMENT = 6
+    EPOCHS = 7
+    START = 8
 
 
 def generator(seed: int, stream: int, *place: int) -> torch.Generator:

@@ -1,0 +1,72 @@
+"""What a discovery begins with: the size of its images, its first vector, and a note to the user."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+
+from ..bottleneck import Bottleneck
+from ..concepts import Vector
+from .prompt_pairs import PromptPairs
+from .recipe import Recipe
+from .settings import PUBLISHED_RATE, DiscoverySettings
+from .streams import Stream, generator
+
+
+def beginning_note(
+    bottleneck: Bottleneck, pairs: PromptPairs, settings: DiscoverySettings, samples: list[torch.Tensor] | None
+) -> str:
+    """What a user may expect otherwise: where a run leaves the published protocol, and which empty prompt it takes."""
+    lines = []
+    if settings.method == "paper":
+        images = "the connected samples" if samples is not None else f"{settings.sample_count} images"
+        lines.append(
+            f"paper: {images}, {settings.steps} steps of {settings.batch_size}; published: 1000 images of one pair, "
+            "2500 steps of 8."
+        )
+        if settings.sites != "bottleneck" or settings.spatial_mean or settings.learning_rate != PUBLISHED_RATE:
+            lines.append("paper: sites, spatial_mean and learning_rate are not those of the published protocol.")
+    if pairs.empty is None and not bottleneck.trained_with_zeros:
+        lines.append(
+            "empty: nothing is connected, so zeros stand for the empty prompt; this model was trained with an encoded "
+            "one. Connect a CLIP Text Encode without text."
+        )
+    return " ".join(lines)
+
+
+def start_vector(
+    bottleneck: Bottleneck, settings: DiscoverySettings, recipe: Recipe, shape: tuple[int, int, int]
+) -> Vector:
+    """What a discovery starts from: a map in the bottleneck, or one value a channel at each decoder block."""
+    if settings.sites == "bottleneck":
+        shapes = [(bottleneck.channels, *bottleneck.map_size(*shape[1:]))]
+    else:
+        shapes = [(channels, 1, 1) for channels, _ in bottleneck.decoder]
+    random = generator(settings.seed, Stream.START)
+    tensors = {site: recipe.start * (2 * torch.rand(s, generator=random) - 1) for site, s in enumerate(shapes)}
+    return Vector(tensors.pop(0), settings.name, bottleneck.family, decoder=tensors)
+
+
+def latent_shape(model, settings: DiscoverySettings, samples: list[torch.Tensor] | None) -> tuple[int, int, int]:
+    channels = model.get_model_object("latent_format").latent_channels
+    if samples is None:
+        for key in ("width", "height"):
+            if getattr(settings, key) < 64 or getattr(settings, key) % 8:
+                raise ValueError(f"{key}: {getattr(settings, key)} must be a multiple of 8, 64 at least.")
+        return channels, settings.height // 8, settings.width // 8
+    if not sum(len(batch) for batch in samples):
+        raise ValueError("samples: there is no image in them; connect some, or nothing.")
+    sizes = Counter()
+    for batch in samples:
+        if batch.ndim != 4 or batch.shape[1] != channels:
+            raise ValueError(
+                f"samples: latents of shape {list(batch.shape)} do not fit a model with {channels} latent channels; "
+                "encode the images with this model's VAE."
+            )
+        for image in batch:
+            place = sum(sizes.values()) + 1
+            if not torch.isfinite(image).all():
+                raise ValueError(f"samples: image {place} holds values that are not numbers; look at it decoded.")
+            sizes[tuple(batch.shape[1:])] += 1
+    return sizes.most_common(1)[0][0]

@@ -1,0 +1,176 @@
+"""Discovery under faults: stopped anywhere, out of memory, watched by what fails."""
+
+import logging
+
+import comfy.model_management
+import pytest
+import torch
+from hspace_steering.nodes.editor import NodeObserver
+
+from helpers import conditioning, tiny_model
+from hspace.discovery import DiscoverySettings, Observer, PromptPairs, discover
+from hspace.files import autosave, load_concept
+
+FAST = {"steps": 12, "batch_size": 2, "sample_count": 4, "width": 128, "height": 128, "learning_rate": 1.0}
+OUT_OF_MEMORY = comfy.model_management.OOM_EXCEPTION
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing of the pack runs after it."""
+
+
+class Keeps(Observer):
+    """Keeps what a run says, and the vector of a step as a process that is killed after it leaves it behind."""
+
+    def __init__(self, step=None):
+        self.kept, self.last, self.notes = None, step, []
+
+    def step(self, progress):
+        if progress.step == self.last:
+            self.kept = progress.vector()
+            raise Killed
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+def find(observer=None, model=None, start_from=None, samples=None, **changes):
+    settings = DiscoverySettings("test", **{**FAST, **changes})
+    with torch.inference_mode():
+        pairs = PromptPairs(conditioning(1, entries=2), conditioning(2, entries=2))
+        return discover(model or tiny_model(), pairs, settings, samples, start_from, observer)
+
+
+def stopped_at(step, **changes):
+    observer = Keeps(step)
+    with pytest.raises(Killed):
+        find(observer, **changes)
+    return observer.kept
+
+
+def same(found, expected):
+    assert torch.equal(found.vector.tensor, expected.vector.tensor)
+    assert found.losses == expected.losses
+    assert found.vector.provenance == expected.vector.provenance
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """A sampling run of eight states and half of another; the reach is measured over the last three."""
+    found = find()
+    assert found.vector.provenance.reach
+    return found
+
+
+@pytest.mark.parametrize("step", [1, 7, 8, 10])
+def test_a_run_that_was_killed_after_any_step_goes_on_to_the_same_bits(step, whole, tmp_path):
+    from hspace.files import save_concept
+
+    path = save_concept(stopped_at(step), tmp_path / "vector.safetensors")
+    same(find(start_from=load_concept(path)), whole)
+
+
+def test_other_settings_begin_a_new_sampling_run_and_say_so():
+    observer = Keeps()
+    found = find(observer, start_from=stopped_at(4), batch_size=3)
+    assert len(found.losses) == 12
+    assert "a new sampling run" in " ".join(observer.notes)
+
+
+@pytest.mark.parametrize("method", ["distilled", "paper"])
+def test_memory_that_runs_out_takes_smaller_parts_and_then_recomputes(method, monkeypatch):
+    """More than one image at a time, or an image whose activations are kept, is too much from step 3 on."""
+    from hspace.discovery import run
+
+    samples = torch.randn(6, 4, 16, 16, generator=torch.Generator().manual_seed(3))
+    options = {"method": method, "samples": samples, "steps": 6, "batch_size": 3}
+    plain, observer, parts = find(**options), Keeps(), []
+    backward = run.Run.backward
+
+    def scarce(self, errors, reach=None):
+        parts.append(len(errors))
+        if self.optimiser.step >= 2 and (len(errors) > 1 or self.recompute is not None):
+            raise OUT_OF_MEMORY("simulated")
+        backward(self, errors, reach)
+
+    monkeypatch.setattr(run.Run, "backward", scarce)
+    found = find(observer, **options)
+    assert parts[:7] == [3, 3, 3, 2, 1, 1, 1]
+    assert set(parts[7:]) == {1}
+    assert len(observer.notes) == 4  # the first one is on the empty prompt
+    assert "2 images pass the model at a time" in " ".join(observer.notes)
+    assert "gradient_checkpointing was switched on" in observer.notes[-1]
+    expected = plain.vector.tensor
+    assert (found.vector.tensor - expected).norm() < 0.05 * expected.norm()
+
+
+def test_too_little_memory_for_one_image_stops_with_the_vector_so_far(monkeypatch, vector_folder):
+    from hspace.discovery import run
+
+    backward = run.Run.backward
+
+    def none_left(self, errors, reach=None):
+        if self.optimiser.step >= 3:
+            raise OUT_OF_MEMORY("simulated")
+        backward(self, errors, reach)
+
+    monkeypatch.setattr(run.Run, "backward", none_left)
+    with pytest.raises(OUT_OF_MEMORY):
+        find(NodeObserver(tiny_model(), 12, "test", 0, None))
+    (path,) = vector_folder.glob("partial/*.safetensors")
+    assert load_concept(path).provenance.steps == 3
+
+
+def test_an_autosave_that_fails_is_one_warning_and_the_run_goes_on(monkeypatch, vector_folder, caplog, whole):
+    monkeypatch.setattr(autosave, "EVERY", 0.0)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(autosave, "save_concept", full)
+    with caplog.at_level(logging.WARNING):
+        same(find(NodeObserver(tiny_model(), 12, "test", 0, None)), whole)
+    assert sum("No space left" in record.message for record in caplog.records) == 1
+    assert not list(vector_folder.rglob("*.safetensors"))
+
+
+class Interrupts(NodeObserver):
+    def step(self, progress):
+        super().step(progress)
+        if progress.step == 3:
+            comfy.model_management.interrupt_current_processing()
+
+
+def test_a_cancel_stays_a_cancel_where_the_vector_cannot_be_saved(monkeypatch, vector_folder):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(autosave, "save_concept", full)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        find(Interrupts(tiny_model(), 12, "test", 0, None))
+
+
+@pytest.mark.parametrize("method", ["stopped", "finished"])
+def test_an_observer_that_fails_hides_neither_vector_nor_reason(method, whole, caplog):
+    class Broken(Keeps):
+        pass
+
+    def broken(self, vector):
+        raise RuntimeError("the observer is broken")
+
+    setattr(Broken, method, broken)
+    if method == "finished":
+        same(find(Broken()), whole)
+    else:
+        with pytest.raises(Killed):
+            find(Broken(3))
+    assert "could not be reported" in caplog.text
+
+
+def test_a_partial_file_that_cannot_be_removed_is_a_warning(monkeypatch, vector_folder, caplog, whole):
+    def locked(self):
+        raise PermissionError("held by another program")
+
+    monkeypatch.setattr(autosave.PartialFile, "discard", locked)
+    same(find(NodeObserver(tiny_model(), 12, "test", 0, None)), whole)
+    assert "held by another program" in caplog.text
