@@ -157,7 +157,7 @@ class Bench:
         avoid = self.conditioning(task.avoid) if task.avoid else None
         wording = {"concept_prompt": task.concept, "base_prompt": task.base, "avoid_prompt": task.avoid or []}
         texts = {key: " | ".join(prompts) for key, prompts in wording.items()}
-        return PromptPairs(concept, base, avoid, texts=texts)
+        return PromptPairs(concept, base, avoid, self.conditioning([""]), texts)
 
     def discover(
         self,
