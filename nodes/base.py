@@ -14,8 +14,6 @@ ConceptVector = io.Custom("CONCEPT_VECTOR")
 ConceptRules = io.Custom("CONCEPT_RULES")
 NUMBERS = {"FLOAT", "FLOATS", "INT", "MASK", "LATENT"}
 """Types of inputs whose every number must be finite. Images are not among them: Concept Balance counts broken ones."""
-ADVANCED = {"advanced": True}
-"""`extra_dict` of inputs that are rarely touched: editors that know the word keep them out of sight until asked."""
 _KNOWN = {field.name for field in fields(io.Schema)}
 
 
@@ -28,10 +26,12 @@ class SearchableNode(io.ComfyNode):
     """A node that the editor's search finds by more words than its name has, and that refuses numbers that are none.
 
     ComfyUI sends `search_aliases` to editors that know them; schemas of ComfyUI 0.3.75 have no place for it yet. It
-    compares numbers with the range of their input only where they are not linked, and nan passes that too.
+    compares numbers with the range of their input only where they are not linked, and nan passes that too. Inputs that
+    are `ADVANCED` are rarely touched: editors that know the word keep them out of sight until asked.
     """
 
     SEARCH_ALIASES: tuple[str, ...] = ()
+    ADVANCED: tuple[str, ...] = ()
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -41,7 +41,11 @@ class SearchableNode(io.ComfyNode):
 
     @classmethod
     def GET_NODE_INFO_V1(cls) -> dict:
-        return {**super().GET_NODE_INFO_V1(), "search_aliases": list(cls.SEARCH_ALIASES)}
+        info = super().GET_NODE_INFO_V1()
+        for inputs in info["input"].values():
+            for name in inputs.keys() & set(cls.ADVANCED):
+                inputs[name][1]["advanced"] = True
+        return {**info, "search_aliases": list(cls.SEARCH_ALIASES)}
 
 
 def _with_finite_inputs(execute: Callable) -> Callable:
