@@ -260,9 +260,14 @@ def remove_hook(cond: dict, hook) -> None:
 
 
 def window_indices(transformer_options: dict) -> tuple[int, ...] | None:
-    """The images of the run that a context window over images shows the model; None where there is no such window."""
+    """The images of the run that a context window over images shows the model, with the one that newer versions put
+    before them; None where there is no such window.
+    """
     window = transformer_options.get("context_window")
-    return tuple(window.index_list) if window is not None and window.dim == 0 else None
+    if window is None or window.dim:
+        return None
+    anchor = getattr(window, "causal_anchor_index", None)
+    return tuple(window.index_list) if anchor is None or anchor < 0 else (anchor, *window.index_list)
 
 
 def previewer_for(model):

@@ -65,6 +65,11 @@ class Concept(ABC):
     def same_for_all(self) -> bool:
         """True where every image of a batch gets the same."""
 
+    @property
+    @abstractmethod
+    def moves_along_batch(self) -> bool:
+        """True where a sweep is in it, whose strength goes from the first image of a batch to the last."""
+
     def split(self, images: Images, strides: Mapping[Choice, int]) -> list[Images]:
         """For each part, which of the images that reach this expression reach the part: all, unless it chooses.
 
@@ -86,13 +91,22 @@ class Concept(ABC):
             values: for each part the images that reach it, as `split` gave them, and their coefficients of its vectors.
         """
 
-    def coefficients(self, batch: int) -> torch.Tensor:
+    def coefficients(self, batch: int, places: Sequence[int] | None = None) -> torch.Tensor:
         """float32 `[batch, N]`, each image's coefficient of each of `vectors()`.
+
+        Args:
+            batch: number of images.
+            places: where they stand in a larger batch of which they are a part, for choices; sweeps go along the part.
 
         Raises:
             ValueError: weights multiply to more than a number can hold.
         """
-        return self._evaluate(torch.arange(batch) / max(1, batch - 1))
+        fractions = torch.arange(batch) / max(1, batch - 1)
+        if places is None:
+            return self._evaluate(fractions)
+        whole = torch.zeros(max(places) + 1)
+        whole[list(places)] = fractions
+        return self._evaluate(whole)[list(places)]
 
     def assignment(self, strength: float = 1.0, images: int = 64) -> Assignment:
         """The shares of each image: one entry an image if a choice is in the expression, else one entry for all.
@@ -157,6 +171,9 @@ class Expression(Concept):
     _vectors: tuple[Vector, ...]
     _examples: Examples
     _description: str
+    _choices: tuple[Choice, ...]
+    _same_for_all: bool
+    _moves: bool
 
     def __post_init__(self):
         parts = self.parts()
@@ -168,6 +185,7 @@ class Expression(Concept):
             words = f"{words[:500]} … ({hashlib.sha256(words.encode('utf-8', 'replace')).hexdigest()[:16]})"
         object.__setattr__(self, "_description", words)
         object.__setattr__(self, "_same_for_all", all(part.same_for_all for part in parts))
+        object.__setattr__(self, "_moves", any(part.moves_along_batch for part in parts))
 
     @abstractmethod
     def settings(self) -> tuple:
@@ -198,6 +216,10 @@ class Expression(Concept):
     @property
     def same_for_all(self) -> bool:
         return self._same_for_all
+
+    @property
+    def moves_along_batch(self) -> bool:
+        return self._moves
 
     def _columns(self, part: Concept) -> list[int]:
         """Where the vectors of a part are among those of the expression."""

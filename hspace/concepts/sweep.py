@@ -41,6 +41,10 @@ class Sweep(Expression):
     def same_for_all(self) -> bool:
         return self.start == self.end and self._same_for_all
 
+    @property
+    def moves_along_batch(self) -> bool:
+        return self.start != self.end or self._moves
+
     def combine(self, images, fractions, values) -> torch.Tensor:
         factors = self.start + (self.end - self.start) * fractions
         return factors[:, None] * values[0][1]

@@ -106,6 +106,10 @@ class Vector(Concept):
     def same_for_all(self) -> bool:
         return True
 
+    @property
+    def moves_along_batch(self) -> bool:
+        return False
+
     def combine(self, images, fractions, values) -> torch.Tensor:
         return torch.ones(len(images), 1)
 

@@ -17,7 +17,7 @@ import torch
 from ..bottleneck import find_bottleneck
 from ..comfy_compat import carries_hook, put_first, remove_hook, set_wrapper
 from ..concepts import NOTHING, Concept
-from .patch import RUNS_KEY, SteeringPatch, check_window
+from .patch import RUNS_KEY, SteeringPatch, check_window, warn_if_it_never_ran
 from .state import SteeringCall, SteeringRun
 
 
@@ -51,6 +51,9 @@ def steer_conditioning(
     return comfy.hooks.set_hooks_for_conditioning(conditioning, hooks)
 
 
+NOT_SAMPLED: tuple[torch.Tensor, int | None] = (torch.zeros(1, 1, 1, 1), None)
+
+
 class SteeringHook(comfy.hooks.TransformerOptionsHook):
     """Adds a `SteeringPatch`, and the wrapper of its calls, to the options of the calls of hooked conditionings.
 
@@ -62,6 +65,7 @@ class SteeringHook(comfy.hooks.TransformerOptionsHook):
         super().__init__({}, comfy.hooks.EnumHookScope.HookedOnly)
         self.concept, self.concept_strength, self.window = concept, strength, window
         self.patch: _HookedPatch | None = None
+        self.sampled: tuple[torch.Tensor, int | None] = NOT_SAMPLED
 
     def clone(self):
         """As `Hook.clone`, which calls the class without arguments."""
@@ -82,7 +86,7 @@ class SteeringHook(comfy.hooks.TransformerOptionsHook):
         kinds, key = comfy.patcher_extension.WrappersMP, f"{RUNS_KEY}.{id(self)}"
         options = model_options["transformer_options"]
         set_wrapper(options, kinds.OUTER_SAMPLE, key, partial(_note_hooked, self, hooked))
-        set_wrapper(options, kinds.SAMPLER_SAMPLE, key, partial(_unhook_copies, self, hooked))
+        set_wrapper(options, kinds.SAMPLER_SAMPLE, key, partial(_around_run, self, hooked))
         return True
 
     def on_apply_hooks(self, model, transformer_options: dict) -> None:
@@ -103,23 +107,16 @@ class _HookedPatch(SteeringPatch):
         bottleneck = find_bottleneck(model)
         bottleneck.check_fits(hook.concept)
         super().__init__(hook.concept, hook.concept_strength, bottleneck, hook.window, "both")
-        self.hook, self.sampling = hook, model.get_model_object("model_sampling")
-        self.runs: dict[tuple[int, int, int], SteeringRun] = {}
+        self.hook = hook
+        noise, seed = hook.sampled
+        self.run = self.start_run(model.get_model_object("model_sampling"), noise, seed, None, {})
 
     def run_of_call(self, x: torch.Tensor, transformer_options: dict) -> SteeringRun:
-        latent = (x.shape[0] // len(transformer_options["cond_or_uncond"]), x.shape[-2], x.shape[-1])
-        if latent not in self.runs:
-            self.runs[latent] = self.start_run(self.sampling, latent, None, {})
-        return self.runs[latent]
+        return self.run
 
-    def start_call(self, run: SteeringRun, x: torch.Tensor, dtype, transformer_options: dict) -> SteeringCall | None:
-        """As for a whole model, times the hook's keyframe; a window over images is refused where that matters."""
-        if transformer_options.get("context_window") is not None and not self.concept.same_for_all:
-            raise ValueError(
-                "concept: gives each image its own share, and context windows show the model a part of the batch at a "
-                "time. Steer all images alike, or use Apply H-Space Steering."
-            )
-        call = super().start_call(run, x, dtype, {**transformer_options, "context_window": None})
+    def start_call(self, run, x, dtype, transformer_options, embeddings) -> SteeringCall | None:
+        """As for a whole model, times the hook's keyframe."""
+        call = super().start_call(run, x, dtype, transformer_options, embeddings)
         if self.hook.strength == 1 or call is None:
             return call
         factor = x.new_tensor(self.hook.strength, dtype=dtype)
@@ -137,8 +134,10 @@ def _note_hooked(hook: SteeringHook, hooked: set, executor, *args, **kwargs):
     return executor(*args, **kwargs)
 
 
-def _unhook_copies(hook: SteeringHook, hooked: set, executor, guider, *args, **kwargs):
-    """`SAMPLER_SAMPLE` wrapper: take the hook off copies.
+def _around_run(
+    hook: SteeringHook, hooked: set, executor, guider, sigmas, extra_args, callback, noise, *args, **kwargs
+):
+    """`SAMPLER_SAMPLE` wrapper: note the noise, whose images are counted, and take the hook off copies.
 
     Where one half of CFG has an area, ComfyUI gives the other half a copy of that conditioning, hooks and all.
     """
@@ -146,4 +145,11 @@ def _unhook_copies(hook: SteeringHook, hooked: set, executor, guider, *args, **k
         for cond in conds:
             if carries_hook(cond, hook) and (name, cond["uuid"]) not in hooked:
                 remove_hook(cond, hook)
-    return executor(guider, *args, **kwargs)
+    hook.sampled = noise, extra_args.get("seed")
+    try:
+        samples = executor(guider, sigmas, extra_args, callback, noise, *args, **kwargs)
+    finally:
+        hook.sampled, patch, hook.patch = NOT_SAMPLED, hook.patch, None
+    if patch is not None:
+        warn_if_it_never_ran(patch.run)
+    return samples

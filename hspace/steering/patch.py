@@ -4,8 +4,7 @@ One class, `SteeringPatch`, with three lifetimes:
 
 - **clone**: `attach` puts it into a clone of the model;
 - **run**: `around_run`, a `SAMPLER_SAMPLE` wrapper, resolves when sampling starts what the run needs (`SteeringRun`):
-the
-  sigma window of the model that really samples, the uuids of the guider's positive conditionings, each image's
+  the sigma window of the model that really samples, the uuids of the guider's positive conditionings, each image's
   coefficients;
 - **call**: `around_call`, an `APPLY_MODEL` wrapper outside of the compiled U-Net, resolves what one call needs
   (`SteeringCall`): which chunks of its batch are steered, and the finished tensors to add. The patch itself adds
@@ -19,13 +18,14 @@ import uuid
 from dataclasses import replace
 
 import comfy.patcher_extension
-import comfy.utils
 import torch
-import torch.nn.functional as F
 
 from ..bottleneck import Bottleneck
 from ..comfy_compat import DECODER, compute_dtype, give_each_cond_a_uuid, put_first, window_indices
 from ..concepts import Concept
+from .masks import part_of_mask, warn_of_a_crop
+from .places import find_places
+from .rows import Rows, find_rows
 from .state import SteeringCall, SteeringRun
 
 RUNS_KEY, CALLS_KEY = "hspace_steering", "hspace_steering_calls"
@@ -83,21 +83,50 @@ class SteeringPatch:
         positive = guider.conds.get("positive")
         run = self.start_run(
             guider.model_patcher.get_model_object("model_sampling"),
-            (noise.shape[0], noise.shape[-2], noise.shape[-1]),
+            noise,
+            extra_args.get("seed"),
             None if positive is None else frozenset(cond["uuid"] for cond in positive),
             {cond["uuid"]: cond["area"] for conds in guider.conds.values() for cond in conds if "area" in cond},
         )
         options = extra_args["model_options"].setdefault("transformer_options", {})
         options.setdefault(RUNS_KEY, {})[self.key] = run
-        return executor(guider, sigmas, extra_args, callback, noise, *args, **kwargs)
+        samples = executor(guider, sigmas, extra_args, callback, noise, *args, **kwargs)
+        if len(sigmas) > 1:
+            warn_if_it_never_ran(run)
+        return samples
 
     def start_run(
-        self, model_sampling, latent: tuple[int, int, int], positive: frozenset | None, areas: dict
+        self,
+        model_sampling,
+        noise: torch.Tensor,
+        seed: int | None,
+        positive: frozenset | None,
+        areas: dict,
     ) -> SteeringRun:
-        """Resolve what depends on the run; the arguments are as in `SteeringRun`."""
+        """Resolve what depends on the run.
+
+        Args:
+            noise: `[B, ...]` as the sampler gets it.
+            seed: of the noise.
+            positive, areas: as in `SteeringRun`.
+        """
         start, end = (model_sampling.percent_to_sigma(percent) for percent in self.window)
-        coefficients = self.concept.coefficients(latent[0]) * self.strength
-        return SteeringRun(start, end, positive, areas, latent, coefficients)
+        latent = (noise.shape[0], noise.shape[-2], noise.shape[-1])
+        mask, places = self.mask, None
+        if not self.concept.same_for_all or (mask is not None and len(mask) > 1):
+            places = find_places(noise, seed)
+        if places is not None and self.concept.moves_along_batch:
+            logging.warning(
+                "Apply H-Space Steering: concept: it sweeps along the batch, and the sampler gets %d of its images at "
+                "a time, so the sweep starts again with each part. Sample the batch at once.",
+                latent[0],
+            )
+        if mask is not None:
+            warn_of_a_crop(mask, latent)
+            if places is not None and len(mask) > 1:
+                mask = mask[[place % len(mask) for place in places]]
+        coefficients = self.concept.coefficients(latent[0], places) * self.strength
+        return SteeringRun(start, end, positive, areas, latent, coefficients, mask)
 
     def around_call(
         self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs
@@ -106,7 +135,7 @@ class SteeringPatch:
         options = {} if transformer_options is None else transformer_options
         run = self.run_of_call(x, options)
         if run is not None:  # else it was called outside of sampling; the patch says so
-            call = self.start_call(run, x, compute_dtype(executor.class_obj), options)
+            call = self.start_call(run, x, compute_dtype(executor.class_obj), options, c_crossattn)
             options.setdefault(CALLS_KEY, {})[self.key] = call
         return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
@@ -114,33 +143,64 @@ class SteeringPatch:
         """The run that a model call belongs to; None outside of sampling."""
         return transformer_options.get(RUNS_KEY, {}).get(self.key)
 
-    def start_call(self, run: SteeringRun, x: torch.Tensor, dtype, transformer_options: dict) -> SteeringCall | None:
-        """The call's resolved state for `x` `[chunks * images, C, h, w]`; None where nothing in it is steered."""
+    def start_call(
+        self,
+        run: SteeringRun,
+        x: torch.Tensor,
+        dtype: torch.dtype,
+        transformer_options: dict,
+        embeddings: torch.Tensor | None,
+    ) -> SteeringCall | None:
+        """The call's resolved state for `x` `[rows, C, h, w]`; None where nothing in it is steered.
+
+        Raises:
+            ValueError: it cannot be told which rows are to be steered with what, or the sum is no number of `dtype`.
+        """
         chunks = self._steered_chunks(run, transformer_options)
         if not any(chunks):
             return None
-        images, size = x.shape[0] // len(chunks), tuple(x.shape[-2:])
-        indices = window_indices(transformer_options)
+        size, indices = tuple(x.shape[-2:]), window_indices(transformer_options)
         crops = self._crops(run, size, transformer_options)
-        key = (chunks, images, size, indices, crops, x.device, dtype)
+        key = (chunks, x.shape[0], size, indices, crops, x.device, dtype)
         if key not in run.cache:
-            coefficients = self._coefficients(run, images, indices)
-            if (coefficients == coefficients[:1]).all():
-                coefficients = coefficients[:1]
-            call = SteeringCall(
-                chunks=chunks,
-                images=images,
-                coefficients=coefficients,
-                vectors=[vector.tensors for vector in self.concept.vectors()],
-                masks=None if self.mask is None else [_part(self.mask, run, crop, indices) for crop in crops],
-            )
-            sizes = {site: self.bottleneck.map_size(size[0], size[1], site) for site in sorted(self.sites)}
-            run.cache[key] = call.finish(sizes, x.device, dtype)
+            run.cache[key] = self._finished(run, chunks, x, dtype, indices, crops, embeddings)
         if run.always:
             return run.cache[key]
         sigma = transformer_options["sigmas"][0].to(x.device)
         active = ((sigma <= run.sigma_start) & (sigma >= run.sigma_end)).to(dtype)
         return replace(run.cache[key], active=active)
+
+    def _finished(self, run: SteeringRun, chunks, x, dtype, indices, crops, embeddings) -> SteeringCall:
+        """The call for rows in the order that they are found to be in."""
+        size = tuple(x.shape[-2:])
+        coefficients = run.coefficients if indices is None else run.coefficients[list(indices)]
+        if (coefficients == coefficients[:1]).all():
+            coefficients = coefficients[:1]
+        masks = None if run.mask is None else [part_of_mask(run.mask, run.latent, crop, indices) for crop in crops]
+        each_image = len(coefficients) > 1 or (masks is not None and len(masks[0]) > 1)
+        each_chunk = len(set(zip(chunks, crops, strict=True))) > 1
+        if not each_chunk and not each_image:
+            chunks, masks, rows = chunks[:1], masks and masks[:1], Rows(x.shape[0], 1, False)
+        else:
+            count = run.latent[0] if indices is None else len(indices)
+            rows = find_rows(x.shape[0], len(chunks), count, embeddings)
+        if rows is None or (each_image and not rows.images):
+            what = "gives each of %d images its own share" if each_image else "steers one of %d parts of the batch"
+            raise ValueError(
+                f"concept: {what % (run.latent[0] if each_image else len(chunks))}, but another node calls the model "
+                f"on {x.shape[0] // len(chunks)} at a time without saying which. Steer all images alike and set "
+                "apply_to to 'both', or remove that node."
+            )
+        call = SteeringCall(
+            chunks=chunks,
+            images=rows.block,
+            coefficients=coefficients,
+            vectors=[vector.tensors for vector in self.concept.vectors()],
+            masks=masks,
+            repeats=rows.repeats,
+        )
+        sizes = {site: self.bottleneck.map_size(*size, site) for site in sorted(self.sites)}
+        return call.finish(sizes, x.device, dtype)
 
     def __call__(self, h: torch.Tensor, hsp: torch.Tensor, transformer_options: dict):
         # Traced by torch.compile: nothing but look-ups and tensor arithmetic.
@@ -151,10 +211,10 @@ class SteeringPatch:
         if calls is None or self.key not in calls:
             raise ValueError(
                 "model: Apply H-Space Steering knows schedules and halves of CFG from ComfyUI's sampling, and this "
-                "model "
-                "was called outside of it. Sample it through a guider (KSampler, SamplerCustomAdvanced ...)."
+                "model was called outside of it. Sample it through a guider (KSampler, SamplerCustomAdvanced ...)."
             )
         call = calls[self.key]
+        self.run_of_call(h, transformer_options).ran = True
         if call is None:
             return h, hsp
         delta = call.deltas[site]
@@ -177,19 +237,6 @@ class SteeringPatch:
             positive = (cond in run.positive for cond in uuids)
         return tuple(is_positive == (self.half == "positive") for is_positive in positive)
 
-    def _coefficients(self, run: SteeringRun, images: int, indices: tuple[int, ...] | None) -> torch.Tensor:
-        """`[images, N]` of the images of this call, which context windows make a part of those of the run."""
-        if indices is not None:
-            return run.coefficients[list(indices)]
-        if images != run.latent[0]:
-            if (run.coefficients != run.coefficients[:1]).any():
-                raise ValueError(
-                    f"concept: gives each of {run.latent[0]} images its own share, but another node calls the model on "
-                    f"{images} at a time without saying which. Steer all images alike, or remove that node."
-                )
-            return run.coefficients[:1].expand(images, -1)
-        return run.coefficients
-
     def _crops(self, run: SteeringRun, size, transformer_options: dict) -> tuple:
         """For each chunk, where its x lies in the latent: (y, x, height, width), or None for all of the image."""
         count = len(transformer_options["cond_or_uncond"])
@@ -200,23 +247,21 @@ class SteeringPatch:
         if size != run.latent[1:] and not all(areas) and not run.warned:
             run.warned = True
             logging.warning(
-                "Apply H-Space Steering: mask: the model is called on %d x %d latent pixels of an image of %d x "
-                "%d. The "
-                "mask is scaled to that; if these are tiles of the image, it is not where you drew it.",
+                "Apply H-Space Steering: mask: the model is called on %d x %d latent pixels of an image of %d x %d. "
+                "The mask is scaled to that; if these are tiles of the image, it is not where you drew it.",
                 *size,
                 *run.latent[1:],
             )
         return tuple(None if area is None else tuple(area[-2:]) + size for area in areas)
 
 
-def _part(mask: torch.Tensor, run: SteeringRun, crop, indices: tuple[int, ...] | None) -> torch.Tensor:
-    """The part of a mask `[B, 1, H, W]` that a chunk sees, `[1 or images, 1, h, w]`."""
-    if indices is not None and mask.shape[0] > 1:
-        mask = comfy.utils.repeat_to_batch_size(mask, run.latent[0])[list(indices)]
-    if crop is None:
-        return mask
-    y, x, height, width = crop
-    return F.interpolate(mask, size=run.latent[1:], mode="area")[..., y : y + height, x : x + width]
+def warn_if_it_never_ran(run: SteeringRun) -> None:
+    """Warn at the end of a run whose U-Net never came to the patch."""
+    if not run.ran:
+        logging.warning(
+            "Apply H-Space Steering: nothing was steered. Another node replaces the model's forward pass or skips its "
+            "output blocks (a step cache, for instance), so that steering never ran. Remove that node."
+        )
 
 
 def check_window(start_percent: float, end_percent: float) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass, field
 
-import comfy.utils
 import torch
-import torch.nn.functional as F
 
 from ..concepts import resize_vector
+from .masks import resize_mask
 
 
 @dataclass
@@ -22,8 +21,10 @@ class SteeringRun:
         areas: (height, width, y, x) in latent pixels of the conditionings that see a crop of the image, by uuid.
         latent: batch, height and width of the latents that are sampled.
         coefficients: float32 `[batch, N]`, strength included.
+        mask: `[1 or batch, 1, H, W]` in [0, 1], or None.
         cache: finished `SteeringCall`s by all that they depend on.
-        warned: true after the run's one warning about its mask.
+        warned: true after the run's one warning about tiles under its mask.
+        ran: true once the patch was called in the U-Net.
     """
 
     sigma_start: float
@@ -32,8 +33,10 @@ class SteeringRun:
     areas: dict[uuid.UUID, tuple[int, ...]]
     latent: tuple[int, int, int]
     coefficients: torch.Tensor
+    mask: torch.Tensor | None = None
     cache: dict = field(default_factory=dict)
     warned: bool = False
+    ran: bool = False
 
     @property
     def always(self) -> bool:
@@ -51,7 +54,8 @@ class SteeringCall:
 
     Attributes:
         chunks: for each chunk of the batch, true where it is steered.
-        images: in a chunk.
+        images: rows of a chunk that follow one another.
+        repeats: how many times the chunks follow one another: once, unless tiles of the image are stacked.
         coefficients: float32 `[images, N]`, or `[1, N]` where all images get the same.
         vectors: N times the tensors of a vector by site, `[C, H, W]` or `[C, 1, 1]`, float32.
         masks: a mask `[1 or images, 1, h, w]` for each chunk, or None.
@@ -65,20 +69,28 @@ class SteeringCall:
     coefficients: torch.Tensor
     vectors: list[dict[int, torch.Tensor]]
     masks: list[torch.Tensor] | None
+    repeats: int = 1
     active: torch.Tensor | None = None
     deltas: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def finish(self, sizes: dict[int, tuple[int, int]], device: torch.device, dtype: torch.dtype) -> SteeringCall:
         """Compose `deltas` for the expected sizes of h on the CPU, and move everything to the model's device."""
-        self.deltas = {site: self.compose(site, size).to(device, dtype) for site, size in sizes.items()}
+        for site, size in sizes.items():
+            delta = self.compose(site, size).to(dtype)
+            if not delta.isfinite().all():
+                raise ValueError(
+                    f"strength: the vector times its strength is more than {dtype} can hold. Lower the strength; "
+                    "images break up far below that."
+                )
+            self.deltas[site] = delta.to(device)
         self.coefficients = self.coefficients.to(device)
         self.vectors = [{site: tensor.to(device) for site, tensor in vector.items()} for vector in self.vectors]
         self.masks = None if self.masks is None else [mask.to(device) for mask in self.masks]
         return self
 
     def compose(self, site: int, size) -> torch.Tensor:
-        """float32 `[chunks * images, C, h, w]`, or `[1, C, h, w]` where all of them get the same; h and w are 1 where
-        the whole map gets the same.
+        """float32 `[repeats * chunks * images, C, h, w]`, or `[1, C, h, w]` where all of them get the same; h and w
+        are 1 where the whole map gets the same.
         """
         columns = [column for column, vector in enumerate(self.vectors) if site in vector]
         tensors = [self.vectors[column][site] for column in columns]
@@ -91,15 +103,8 @@ class SteeringCall:
             parts = [delta * resize_mask(mask, self.images, size) for mask in self.masks]
         if all(self.chunks) and (len(parts) == 1 or self.masks is None) and parts[0].shape[0] == 1:
             return parts[0]
-        return torch.cat(
-            [
-                (part if steered else torch.zeros_like(part)).expand(self.images, -1, -1, -1)
-                for part, steered in zip(parts, self.chunks, strict=True)
-            ]
-        )
-
-
-def resize_mask(mask: torch.Tensor, batch: int, size) -> torch.Tensor:
-    """`[B, 1, H, W]` to `[1 or batch, 1, h, w]`, averaged over the area of each h pixel."""
-    mask = F.interpolate(mask, size=tuple(size), mode="area")
-    return mask if mask.shape[0] == 1 else comfy.utils.repeat_to_batch_size(mask, batch)
+        rows = [
+            (part if steered else torch.zeros_like(part)).expand(self.images, -1, -1, -1)
+            for part, steered in zip(parts, self.chunks, strict=True)
+        ]
+        return torch.cat(rows * self.repeats)
