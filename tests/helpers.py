@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import fields
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,6 +13,7 @@ import comfy.sample
 import comfy.supported_models
 import hspace_steering
 import torch
+from comfy.ldm.flux.model import FluxParams
 
 from demo.training.common import initialise
 from hspace.concepts import Provenance, Vector
@@ -52,6 +54,7 @@ FLUX = {
     "qkv_bias": True,
     "out_channels": 16,
     "patch_size": 2,
+    **{field.name: [] for field in fields(FluxParams) if field.name == "txt_ids_dims"},  # ComfyUI 0.3.75 has none
 }
 """A small Flux, which has no U-Net."""
 
@@ -163,6 +166,12 @@ def node_classes() -> dict:
     """Node classes of the pack by id."""
     extension = asyncio.run(hspace_steering.comfy_entrypoint())
     return {node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.get_node_list())}
+
+
+def run_stock_node(node, **inputs) -> tuple:
+    """The outputs of a stock node of the newer kind, what is not given at its default."""
+    defaults = {item.id: item.default for item in node.define_schema().inputs if hasattr(item, "default")}
+    return node.execute(**{**defaults, **inputs}).result
 
 
 def run_node(node_id: str, **inputs):

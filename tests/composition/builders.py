@@ -23,6 +23,13 @@ from helpers import record_h
 from hspace.concepts import Vector
 
 PREFIX = "model.diffusion_model."
+WINDOWS_OF_IMAGES = {
+    "context_length": 2,
+    "context_overlap": 1,
+    "context_schedule": "standard_static",
+    "dim": 0,
+}
+"""Inputs of Context Windows that show the model two images of a batch at a time."""
 CPU = torch.device("cpu")
 
 _SD = {

@@ -36,7 +36,16 @@ import torch
 from comfy.ldm.modules import attention
 
 import nodes
-from composition.builders import ARCHITECTURES, build, conditioning, sample, steered_by_hand, vector_for
+from composition.builders import (
+    ARCHITECTURES,
+    WINDOWS_OF_IMAGES,
+    build,
+    conditioning,
+    sample,
+    steered_by_hand,
+    vector_for,
+)
+from helpers import run_stock_node
 from hspace.steering import apply_steering
 
 STRENGTH = 3.0
@@ -162,7 +171,7 @@ MODEL_NODES = {
         SMALL,
     ),
     "context windows": (
-        lambda m: windows.ContextWindowsManualNode.execute(m, 2, 1, "standard_static", 1, False, "pyramid", 0)[0],
+        lambda m: run_stock_node(windows.ContextWindowsManualNode, model=m, **WINDOWS_OF_IMAGES)[0],
         {**SMALL, "batch": 4, "inert": True},
     ),
 }

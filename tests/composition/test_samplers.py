@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import nodes
-from composition.builders import build, calls, conditioning, sample, steered_by_hand, vector_for
+from composition.builders import WINDOWS_OF_IMAGES, build, calls, conditioning, sample, steered_by_hand, vector_for
+from helpers import run_stock_node
 from hspace.concepts import Choice, Sweep
 from hspace.steering import apply_steering
 
@@ -222,7 +223,7 @@ def test_each_its_own_through_context_windows(model):
     steered = apply_steering(model, Sweep(vector_for(model), -1.0, 1.0), STRENGTH)
     mask = torch.stack([torch.full((16, 16), share) for share in (0.0, 0.3, 0.6, 1.0)])
     for patched in (steered, apply_steering(model, vector_for(model), STRENGTH, mask=mask)):
-        (windowed,) = windows.ContextWindowsManualNode.execute(patched, 2, 1, "standard_static", 1, False, "pyramid", 0)
+        (windowed,) = run_stock_node(windows.ContextWindowsManualNode, model=patched, **WINDOWS_OF_IMAGES)
         # 3 steps for 4 images, since ComfyUI 0.3.75 itself fails with any other number of them on this axis.
         found, wanted = sample(windowed, batch=4, steps=3), sample(patched, batch=4, steps=3)
         torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
