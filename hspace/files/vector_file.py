@@ -98,7 +98,7 @@ def _to_bytes(vector: Vector) -> bytes:
     tensors = {"direction" if site == 0 else f"decoder.{site}": tensor for site, tensor in vector.tensors.items()}
     for key, tensor in state.items():
         dtype = tensor.dtype if tensor.dtype in _STATE_DTYPES.values() else torch.float32
-        tensors[f"state.{key}"] = tensor.detach().to("cpu", dtype).contiguous()
+        tensors[f"state.{key}"] = tensor.detach().to("cpu", dtype, copy=True).contiguous()
     metadata = {
         **vector.provenance.to_strings(),
         "format": FORMAT,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import secrets
 import time
@@ -89,7 +90,10 @@ def _written(folder: Path, content: bytes) -> Iterator[Path]:
                 path.unlink(missing_ok=True)
             if descriptor is not None:
                 os.close(descriptor)
-        _sync_folder(folder)
+        try:
+            _sync_folder(folder)
+        except OSError as error:  # the file is there and whole: an error would hide where
+            logging.warning("[H-Space Steering] A power cut may still lose the last file in %s: %s", folder, error)
 
 
 @contextlib.contextmanager
