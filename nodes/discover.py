@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from ..hspace.discovery import METHODS, SITES, DiscoverySettings, PromptPairs, discover
 from ..hspace.prompts import prompt_texts
 from ..hspace.viewing import loss_plot
-from .base import ADVANCED, CATEGORY, ConceptVector, SearchableNode, schema
+from .base import CATEGORY, ConceptVector, SearchableNode, schema
 from .editor import NodeObserver
 
 
@@ -13,6 +13,7 @@ class DiscoverConcept(SearchableNode):
     """Learns one vector in h-space from what a base prompt leaves out."""
 
     SEARCH_ALIASES = ("h-space", "slider", "bias", "train", "learn", "find", "direction", "responsible")
+    ADVANCED = ("learning_rate", "guidance", "preview_every", "calibrate", "gradient_checkpointing", "spatial_mean")
 
     @classmethod
     def define_schema(cls):
@@ -61,7 +62,6 @@ class DiscoverConcept(SearchableNode):
                     min=0.0001,
                     max=10.0,
                     step=0.001,
-                    extra_dict=ADVANCED,
                     tooltip="distilled: step size relative to the activations, so one value suits every model. paper: "
                     "absolute step size.",
                 ),
@@ -71,7 +71,6 @@ class DiscoverConcept(SearchableNode):
                     min=0.1,
                     max=30.0,
                     step=0.1,
-                    extra_dict=ADVANCED,
                     tooltip="How far the teacher goes beyond the concept prompt (distilled only). Higher gives a "
                     "stronger, coarser vector.",
                 ),
@@ -132,7 +131,6 @@ class DiscoverConcept(SearchableNode):
                     min=0,
                     max=10000,
                     optional=True,
-                    extra_dict=ADVANCED,
                     tooltip="Steps between previews: two images without the vector (top), the same seeds with it "
                     "(bottom). 0 shows the images being learnt on instead.",
                 ),
@@ -140,7 +138,6 @@ class DiscoverConcept(SearchableNode):
                     "calibrate",
                     default=True,
                     optional=True,
-                    extra_dict=ADVANCED,
                     tooltip="Scales the finished vector down if it goes further than the concept prompt itself, so "
                     "that strength 1 is right (distilled only).",
                 ),
@@ -156,7 +153,6 @@ class DiscoverConcept(SearchableNode):
                     "gradient_checkpointing",
                     default=False,
                     optional=True,
-                    extra_dict=ADVANCED,
                     tooltip="Stores less in memory while learning and recomputes the rest: for cards that run out of "
                     "memory. Finds the same vector, more slowly.",
                 ),
@@ -164,7 +160,6 @@ class DiscoverConcept(SearchableNode):
                     "spatial_mean",
                     default=False,
                     optional=True,
-                    extra_dict=ADVANCED,
                     tooltip="Keeps one value per channel, the mean over the map, instead of a map: the same change "
                     "wherever the subject is, and gentler on the rest of the image. Loses what depends on "
                     "position.",
