@@ -2,8 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..hspace.concepts import image_labels
-from ..hspace.viewing import label_strip
+from ..hspace.viewing import label_strips
 from .base import CATEGORY, SearchableNode
 
 
@@ -24,7 +23,7 @@ class LabelStrip(SearchableNode):
                 io.Image.Input(
                     "images",
                     tooltip="The batch sampled with the steered model, in order. Many or wide images make several "
-                    "rows.",
+                    "rows. A list of single images is labelled as one batch.",
                 ),
                 io.String.Input(
                     "assignment",
@@ -34,13 +33,18 @@ class LabelStrip(SearchableNode):
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="strip", tooltip="One picture on white with all images and their labels.")
+                io.Image.Output(
+                    display_name="strip",
+                    is_output_list=True,
+                    tooltip="One picture on white with all images and their labels.",
+                )
             ],
+            is_input_list=True,
         )
 
     @classmethod
     def execute(cls, images, assignment) -> io.NodeOutput:
-        return io.NodeOutput(label_strip(images, image_labels(assignment, len(images))))
+        return io.NodeOutput(label_strips(images, assignment))
 
 
 NODES = [LabelStrip]

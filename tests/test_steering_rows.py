@@ -1,13 +1,16 @@
 """Which rows of a call are steered, where other nodes stack tiles, sample a part of a batch, or skip the patch."""
 
 import copy
+import inspect
 import io
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import nodes
 from helpers import conditioning, random_vector, run_node, sample, tiny_model
+from hspace.comfy_compat import window_indices
 from hspace.concepts import Choice, Sum, Sweep
 from hspace.steering import apply_steering, steer_conditioning
 from hspace.steering.places import find_places
@@ -215,6 +218,7 @@ def test_whatever_is_put_into_graphs_can_be_copied_and_saved(model):
     for again in (copy.deepcopy(hooked), through_a_file(hooked)):
         assert torch.equal(sample(model, again, batch=3, steps=2), wanted)
     steered = apply_steering(model, concept, 2.0)
+    wanted = sample(steered, batch=3, steps=2)
     steered.model_options = copy.deepcopy(steered.model_options)
     assert torch.equal(sample(steered, batch=3, steps=2), wanted)
 
@@ -239,3 +243,37 @@ def test_more_than_the_model_can_hold_is_an_error(model):
     call = SteeringCall((True,), 1, torch.tensor([[1e5]]), [MAN.tensors], None)
     with pytest.raises(ValueError, match=r"^strength: the vector times its strength is more than torch.float16 can"):
         call.finish({0: (8, 8)}, torch.device("cpu"), torch.float16)
+
+
+def windowed(model):
+    """A clone that is shown two images of the batch at a time."""
+    from comfy_extras.nodes_context_windows import ContextWindowsManualNode as Windows
+
+    newer = {"freenoise": False} if "freenoise" in inspect.signature(Windows.execute).parameters else {}
+    return Windows.execute(model, 2, 1, "standard_static", 1, False, "pyramid", 0, **newer).result[0]
+
+
+@pytest.mark.parametrize("concept", [CHOICE, Sweep(MAN, -1.0, 1.0)], ids=["choice", "sweep"])
+def test_each_image_keeps_its_share_through_context_windows(model, concept):
+    """Newer versions put one more image before those of a window."""
+    masks = torch.stack([torch.full((16, 16), share) for share in (0.0, 0.3, 0.6, 1.0)])
+    for steered, prompt in (
+        (model, steer_conditioning(conditioning(1), concept, STRENGTH)),
+        (apply_steering(model, concept, STRENGTH), None),
+        (apply_steering(model, MAN, STRENGTH, mask=masks), None),
+    ):
+        found, wanted = (sample(m, prompt, batch=4, steps=3) for m in (windowed(steered), steered))
+        torch.testing.assert_close(found, wanted, **BESIDE)
+
+
+def test_an_anchor_before_a_window_counts_as_an_image():
+    for given, found in (
+        ({}, (3, 4)),
+        ({"causal_anchor_index": None}, (3, 4)),
+        ({"causal_anchor_index": 2}, (2, 3, 4)),
+    ):
+        window = SimpleNamespace(dim=0, index_list=[3, 4], **given)
+        assert window_indices({"context_window": window}) == found
+    assert window_indices({"context_window": SimpleNamespace(dim=0, index_list=[3, 4])}) == (3, 4)
+    assert window_indices({"context_window": SimpleNamespace(dim=2, index_list=[0])}) is None
+    assert window_indices({}) is None

@@ -157,8 +157,36 @@ def test_strip(height, width):
 
 
 def test_one_image_of_four_channels():
-    strip = LabelStrip.execute(pictures(1, channels=4), str(WOMAN.assignment())).result[0]
+    (strip,) = LabelStrip.execute([pictures(1, channels=4)], [str(WOMAN.assignment())]).result[0]
     assert strip.shape[3] == 3
+
+
+def test_a_list_of_single_images_is_one_batch():
+    """As nodes give it that split a batch; every image has the line that it has in the batch."""
+    images, texts = pictures(3), ["0: woman x 1\n1: woman x 2\n2: nothing"]
+    (wanted,) = LabelStrip.execute([images], texts).result[0]
+    (strip,) = LabelStrip.execute(list(images.split(1)), texts).result[0]
+    assert torch.equal(strip, wanted)
+    mixed = LabelStrip.execute([images[:1], pictures(1, height=64)], texts).result[0]
+    for index, strip in enumerate(mixed):
+        image = (images[:1], pictures(1, height=64))[index]
+        assert torch.equal(strip, strips.label_strip(image, [[f"woman x {index + 1}"]]))
+
+
+def test_a_list_of_batches_is_labelled_one_by_one():
+    """Each was sampled as a batch of its own, so each begins with the first line."""
+    first, second = pictures(2), 1 - pictures(2)
+    one, two = ["0: woman x 1\n1: woman x 2"], ["every image: dark skin x 1"]
+    found = LabelStrip.execute([first, second], one).result[0]
+    assert [torch.equal(a, label_strip(b, one[0])) for a, b in zip(found, (first, second), strict=True)] == [True, True]
+    found = LabelStrip.execute([first[:1], second[:1]], one + two).result[0]
+    assert torch.equal(found[1], label_strip(second[:1], two[0]))
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf", "1e999"])
+def test_numbers_that_are_none_are_refused(number):
+    with pytest.raises(ValueError, match=r"^assignment: found (nan|-?inf)"):
+        read(f"0: woman x {number}", 1)
 
 
 def test_label_says_the_number():

@@ -6,6 +6,8 @@ import json
 import re
 from dataclasses import dataclass
 
+from .finite import check_finite
+
 EVERY_IMAGE = "every image"
 _NUMBER = r"-?(?:\d+(?:\.\d+)?(?:e[+-]?\d+)?|inf|nan)"
 _SHARE = re.compile(rf'(?P<name>"(?:[^"\\]|\\.)*"|[^"].*?) x (?P<start>{_NUMBER})(?: to (?P<end>{_NUMBER}))?(?:, |$)')
@@ -97,6 +99,8 @@ def _parse_line(line: str) -> tuple[str, list[Share]]:
             f"assignment: '{line[:80]}' is no line of an assignment like '0: woman x 1' or 'every image: woman x 2'. "
             "Connect the output 'assignment' of Apply H-Space Steering."
         )
+    for share in shares:
+        check_finite("assignment", [share.start, share.end])
     return match["image"], shares
 
 

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from ..concepts import image_labels
+
 MAX_COLUMNS, MAX_WIDTH = 12, 4096
 SMALLEST_TEXT = 13
 INK = (31, 31, 31)
@@ -29,6 +31,32 @@ WIDER_FONTS = (
     "NotoSansCJKsc-Regular.otf",
     "wqy-microhei.ttc",
 )
+
+
+def label_strips(batches: list[torch.Tensor], assignments: list[str]) -> list[torch.Tensor]:
+    """The strip of each batch, or one strip of a list of single images.
+
+    Single images with one assignment are taken to be a batch that was split, so image i has line i. Batches of more
+    each begin with the first line.
+
+    Args:
+        batches: one or more `[B, H, W, C]`, as `label_strip` takes them.
+        assignments: their texts; where there are fewer of one than of the other, the last is used again.
+
+    Raises:
+        ValueError: as `concepts.image_labels` does.
+    """
+    if len(assignments) == 1 and all(len(batch) == 1 for batch in batches):
+        shares = image_labels(assignments[0], len(batches))
+        if len({batch.shape for batch in batches}) == 1:
+            return [label_strip(torch.cat(batches), shares)]
+        return [label_strip(batch, [texts]) for batch, texts in zip(batches, shares, strict=True)]
+    count = max(len(batches), len(assignments))
+    batches = batches + batches[-1:] * (count - len(batches))
+    assignments = assignments + assignments[-1:] * (count - len(assignments))
+    return [
+        label_strip(batch, image_labels(text, len(batch))) for batch, text in zip(batches, assignments, strict=True)
+    ]
 
 
 def label_strip(images: torch.Tensor, shares: list[list[str]]) -> torch.Tensor:
