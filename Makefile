@@ -6,7 +6,7 @@ SETUP := @$(PYTHON) -m scripts.setup_environment
 COMFYUI := $(or $(COMFYUI_PATH),.cache/ComfyUI)
 export COMFYUI_PATH
 
-.PHONY: help demo test lint style types benchmark vectors demo-model workflows pictures locales setup tools browser
+.PHONY: help demo test fuzz lint style types benchmark vectors demo-model workflows pictures locales setup tools browser
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -18,6 +18,9 @@ demo: setup ## discover a concept and steer with it, in a few minutes on a CPU
 
 test: browser ## all tests; those in the editor are skipped where there is no Chromium
 	@$(RUN) pytest tests
+
+fuzz: tools ## broken files and names: 200,000 of them, or as many as FUZZ_SECONDS allow
+	@$(RUN) tests.fuzz $(if $(FUZZ_SECONDS),--seconds $(FUZZ_SECONDS))
 
 lint: style types ## style, format and types
 

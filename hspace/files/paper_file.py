@@ -115,8 +115,12 @@ def parse_matrix(content: bytes, name: str) -> torch.Tensor:
     except Exception as error:
         raise ValueError(f"{name} cannot be opened safely ({type(error).__name__}): it is damaged. {ONLY}") from error
     weight = state[PAPER_KEY] if isinstance(state, Mapping) and PAPER_KEY in state else None
-    plain = isinstance(weight, torch.Tensor) and weight.layout == torch.strided and weight.device.type == "cpu"
-    if not plain or weight.ndim != 2 or not weight.is_floating_point():
+    if (
+        not isinstance(weight, torch.Tensor)
+        or (weight.layout, weight.device.type) != (torch.strided, "cpu")
+        or weight.ndim != 2
+        or not weight.is_floating_point()
+    ):
         raise ValueError(f"{name}: no matrix '{PAPER_KEY}'. {ONLY}")
     rows, columns = weight.shape
     if weight.numel() * weight.element_size() > weight.untyped_storage().nbytes() or columns > MAX_COLUMNS:
