@@ -108,14 +108,14 @@ def _break_once(source: random.Random, value):
             value[broken_text(source, key)] = value.pop(key)
         elif kind == 3 and is_small(value[key]):
             for number in range(source.choice((3, 40, 300))):
-                value[f"{key}{number}"] = value[key]
+                value[f"{key}{number}"] = copy.deepcopy(value[key])
         else:
             value[key] = _break_once(source, value[key])
         return value
     if isinstance(value, list) and value and source.random() < 0.85:
         place = source.randrange(len(value))
         if source.random() < 0.2 and is_small(value):
-            return value * source.choice((0, 2, 100))
+            return [copy.deepcopy(item) for _ in range(source.choice((0, 2, 100))) for item in value]
         value[place] = _break_once(source, value[place])
         return value
     if isinstance(value, str) and source.random() < 0.5:
@@ -144,7 +144,7 @@ def json_bytes(source: random.Random, value: object) -> bytes:
     if source.random() < 0.02:
         text = "[" * 100_000
     if source.random() < 0.02:
-        text = text.replace("0", "9" * 5000)
+        text = text.replace("0", "9" * 5000, 3)
     data = text.encode()
     return broken_bytes(source, data) if source.random() < 0.2 else data
 
