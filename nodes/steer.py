@@ -2,8 +2,10 @@
 
 from comfy_api.latest import io
 
-from ..hspace.steering import HALVES, apply_steering, steer_conditioning
+from ..hspace.steering import HALVES, SCHEDULES, apply_steering, steer_conditioning
 from .base import CATEGORY, ConceptVector, SearchableNode, schema
+
+Floats = io.Custom("FLOATS")
 
 
 def _strength_and_window() -> list[io.Input]:
@@ -36,6 +38,35 @@ def _strength_and_window() -> list[io.Input]:
             tooltip="When steering ends. Ending at 0.6 or so keeps fine details of the unsteered image.",
         ),
     ]
+
+
+def _over_the_window() -> list[io.Input]:
+    """The inputs that say how the strength changes within the window, which both ways to steer have."""
+    return [
+        io.Combo.Input(
+            "schedule",
+            options=list(SCHEDULES),
+            default="constant",
+            optional=True,
+            tooltip="How the strength goes between start_percent and end_percent. fade out: layout first, details "
+            "left alone. fade in: the other way round. middle: rises and falls.",
+        ),
+        Floats.Input(
+            "curve",
+            optional=True,
+            tooltip="Your own curve instead of schedule: factors on the strength, evenly spaced between start_percent "
+            "and end_percent, linear between them.",
+        ),
+    ]
+
+
+def _factors(schedule: str, curve: list[float] | None) -> list[float] | tuple[float, ...]:
+    """The curve that the inputs of `_over_the_window` ask for."""
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule: '{schedule}' is not one of {', '.join(SCHEDULES)}.")
+    if curve is not None and not len(curve):
+        raise ValueError("curve: the list is empty. Connect one or more factors, such as 1, 0.5, 0, or disconnect it.")
+    return SCHEDULES[schedule] if curve is None else curve
 
 
 class ApplySteering(SearchableNode):
@@ -77,6 +108,7 @@ class ApplySteering(SearchableNode):
                     tooltip="Steers only where the mask is white. It is shrunk to the bottleneck, so its edges are "
                     "soft. One mask, or one per image.",
                 ),
+                *_over_the_window(),
             ],
             outputs=[
                 io.Model.Output(tooltip="The steered clone."),
@@ -89,8 +121,20 @@ class ApplySteering(SearchableNode):
         )
 
     @classmethod
-    def execute(cls, model, concept, strength, start_percent, end_percent, apply_to, mask=None) -> io.NodeOutput:
-        steered = apply_steering(model, concept, strength, start_percent, end_percent, apply_to, mask)
+    def execute(
+        cls,
+        model,
+        concept,
+        strength,
+        start_percent,
+        end_percent,
+        apply_to,
+        mask=None,
+        schedule="constant",
+        curve=None,
+    ) -> io.NodeOutput:
+        factors = _factors(schedule, curve)
+        steered = apply_steering(model, concept, strength, start_percent, end_percent, apply_to, mask, factors)
         return io.NodeOutput(steered, str(concept.assignment(strength)))
 
 
@@ -121,14 +165,26 @@ class SteerConditioning(SearchableNode):
                     optional=True,
                     tooltip="Factors on the strength over the schedule, from Create Hook Keyframe.",
                 ),
+                *_over_the_window(),
             ],
             outputs=[io.Conditioning.Output(tooltip="The prompt, steered wherever it is sampled.")],
         )
 
     @classmethod
-    def execute(cls, conditioning, concept, strength, start_percent, end_percent, hook_keyframes=None) -> io.NodeOutput:
+    def execute(
+        cls,
+        conditioning,
+        concept,
+        strength,
+        start_percent,
+        end_percent,
+        hook_keyframes=None,
+        schedule="constant",
+        curve=None,
+    ) -> io.NodeOutput:
+        factors = _factors(schedule, curve)
         return io.NodeOutput(
-            steer_conditioning(conditioning, concept, strength, start_percent, end_percent, hook_keyframes)
+            steer_conditioning(conditioning, concept, strength, start_percent, end_percent, hook_keyframes, factors)
         )
 
 

@@ -7,6 +7,7 @@ that its hooks add. So everything in a call's batch is steered alike.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -16,7 +17,8 @@ import torch
 
 from ..bottleneck import find_bottleneck
 from ..comfy_compat import carries_hook, put_first, remove_hook, set_wrapper
-from ..concepts import NOTHING, Concept
+from ..concepts import NOTHING, Concept, check_finite
+from .curve import checked_curve
 from .patch import RUNS_KEY, SteeringPatch, check_window, warn_if_it_never_ran
 from .state import SteeringCall, SteeringRun
 
@@ -28,6 +30,7 @@ def steer_conditioning(
     start_percent: float = 0.0,
     end_percent: float = 1.0,
     keyframes: comfy.hooks.HookKeyframeGroup | None = None,
+    curve: Sequence[float] = (),
 ) -> list:
     """CONDITIONING that is steered wherever it is sampled; strength 0 and the empty concept return it as it is.
 
@@ -36,14 +39,17 @@ def steer_conditioning(
         strength: factor on every coefficient; negative steers away.
         start_percent, end_percent: window of sampling in [0, 1], 0 the noisiest.
         keyframes: factors on the strength over the sampling schedule.
+        curve: factors on the strength, evenly spaced over the window and linear between them.
 
     Raises:
-        ValueError: an empty window.
+        ValueError: an empty window, or numbers that are not finite.
     """
+    check_finite("strength", strength)
     check_window(start_percent, end_percent)
+    factors = checked_curve(curve)
     if strength == 0 or not concept.vectors():
         return conditioning
-    hook = SteeringHook(concept, strength, (start_percent, end_percent))
+    hook = SteeringHook(concept, strength, (start_percent, end_percent), factors)
     if keyframes is not None:
         hook.hook_keyframe = keyframes.clone()
     hooks = comfy.hooks.HookGroup()
@@ -58,19 +64,26 @@ class SteeringHook(comfy.hooks.TransformerOptionsHook):
     """Adds a `SteeringPatch`, and the wrapper of its calls, to the options of the calls of hooked conditionings.
 
     Args:
-        concept, strength, window: as in `SteeringPatch`.
+        concept, strength, window, curve: as in `SteeringPatch`.
     """
 
-    def __init__(self, concept: Concept = NOTHING, strength: float = 1.0, window: tuple[float, float] = (0.0, 1.0)):
+    def __init__(
+        self,
+        concept: Concept = NOTHING,
+        strength: float = 1.0,
+        window: tuple[float, float] = (0.0, 1.0),
+        curve: tuple[float, ...] = (),
+    ):
         super().__init__({}, comfy.hooks.EnumHookScope.HookedOnly)
-        self.concept, self.concept_strength, self.window = concept, strength, window
+        self.concept, self.concept_strength, self.window, self.curve = concept, strength, window, curve
         self.patch: _HookedPatch | None = None
         self.sampled: tuple[torch.Tensor, int | None] = NOT_SAMPLED
 
     def clone(self):
         """As `Hook.clone`, which calls the class without arguments."""
         clone = super().clone()
-        clone.concept, clone.concept_strength, clone.window = self.concept, self.concept_strength, self.window
+        clone.concept, clone.concept_strength = self.concept, self.concept_strength
+        clone.window, clone.curve = self.window, self.curve
         return clone
 
     def reset(self):
@@ -106,7 +119,7 @@ class _HookedPatch(SteeringPatch):
     def __init__(self, hook: SteeringHook, model):
         bottleneck = find_bottleneck(model)
         bottleneck.check_fits(hook.concept)
-        super().__init__(hook.concept, hook.concept_strength, bottleneck, hook.window, "both")
+        super().__init__(hook.concept, hook.concept_strength, bottleneck, hook.window, "both", curve=hook.curve)
         self.hook = hook
         noise, seed = hook.sampled
         self.run = self.start_run(model.get_model_object("model_sampling"), noise, seed, None, {})

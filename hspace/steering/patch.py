@@ -23,6 +23,7 @@ import torch
 from ..bottleneck import Bottleneck
 from ..comfy_compat import DECODER, compute_dtype, give_each_cond_a_uuid, put_first, window_indices
 from ..concepts import Concept
+from .curve import Curve
 from .masks import part_of_mask, warn_of_a_crop
 from .places import find_places
 from .rows import Rows, find_rows
@@ -44,6 +45,7 @@ class SteeringPatch:
         window: (start, end) as fractions of sampling, 0 the noisiest.
         half: of CFG: "positive" (the conditional half, as in the paper), "negative" or "both".
         mask: `[B, H, W]` in [0, 1] at any size, or None; where it is 0 nothing is added.
+        curve: factors on the strength over the window, as `Curve` takes them; empty for a constant strength.
     """
 
     def __init__(
@@ -54,11 +56,13 @@ class SteeringPatch:
         window: tuple[float, float] = (0.0, 1.0),
         half: str = "positive",
         mask: torch.Tensor | None = None,
+        curve: tuple[float, ...] = (),
     ):
         self.concept = concept
         self.strength = strength
         self.bottleneck = bottleneck
         self.window = window
+        self.curve = curve
         self.half = half
         self.mask = None if mask is None else mask.reshape(-1, 1, *mask.shape[-2:]).float().cpu()
         self.sites = frozenset(site for vector in concept.vectors() for site in vector.tensors)
@@ -126,7 +130,8 @@ class SteeringPatch:
             if places is not None and len(mask) > 1:
                 mask = mask[[place % len(mask) for place in places]]
         coefficients = self.concept.coefficients(latent[0], places) * self.strength
-        return SteeringRun(start, end, positive, areas, latent, coefficients, mask)
+        curve = Curve(self.curve, self.window, model_sampling) if self.curve else None
+        return SteeringRun(start, end, positive, areas, latent, coefficients, mask, curve)
 
     def around_call(
         self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs
@@ -166,9 +171,8 @@ class SteeringPatch:
             run.cache[key] = self._finished(run, chunks, x, dtype, indices, crops, embeddings)
         if run.always:
             return run.cache[key]
-        sigma = transformer_options["sigmas"][0].to(x.device)
-        active = ((sigma <= run.sigma_start) & (sigma >= run.sigma_end)).to(dtype)
-        return replace(run.cache[key], active=active)
+        active = run.factor(transformer_options["sigmas"][0].to(x.device))
+        return replace(run.cache[key], active=active.to(dtype))
 
     def _finished(self, run: SteeringRun, chunks, x, dtype, indices, crops, embeddings) -> SteeringCall:
         """The call for rows in the order that they are found to be in."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ..concepts import resize_vector
+from .curve import Curve
 from .masks import resize_mask
 
 
@@ -22,6 +23,7 @@ class SteeringRun:
         latent: batch, height and width of the latents that are sampled.
         coefficients: float32 `[batch, N]`, strength included.
         mask: `[1 or batch, 1, H, W]` in [0, 1], or None.
+        curve: of the strength over the window; None where it is constant.
         cache: finished `SteeringCall`s by all that they depend on.
         warned: true after the run's one warning about tiles under its mask.
         ran: true once the patch was called in the U-Net.
@@ -34,14 +36,20 @@ class SteeringRun:
     latent: tuple[int, int, int]
     coefficients: torch.Tensor
     mask: torch.Tensor | None = None
+    curve: Curve | None = None
     cache: dict = field(default_factory=dict)
     warned: bool = False
     ran: bool = False
 
     @property
     def always(self) -> bool:
-        """True where the window is all of sampling."""
-        return self.sigma_end <= 0 and self.sigma_start >= 1e8  # percent_to_sigma of 1 and of 0
+        """True where the strength is the same in all of sampling."""
+        return self.curve is None and self.sigma_end <= 0 and self.sigma_start >= 1e8  # percent_to_sigma of 1 and of 0
+
+    def factor(self, sigma: torch.Tensor) -> torch.Tensor:
+        """Scalar, on the strength at a sigma: 0 outside of the window."""
+        inside = ((sigma <= self.sigma_start) & (sigma >= self.sigma_end)).float()
+        return inside if self.curve is None else inside * self.curve.at(sigma)
 
     def __deepcopy__(self, memo):
         # Packs that deep-copy model_options within a step share the run, and its finished tensors, with the original.
@@ -59,8 +67,8 @@ class SteeringCall:
         coefficients: float32 `[images, N]`, or `[1, N]` where all images get the same.
         vectors: N times the tensors of a vector by site, `[C, H, W]` or `[C, 1, 1]`, float32.
         masks: a mask `[1 or images, 1, h, w]` for each chunk, or None.
-        active: scalar, 1 inside the sigma window and 0 outside; None where the window is all of sampling. A tensor,
-            since a Python number that changes would recompile the U-Net, and reading it back would wait for the GPU.
+        active: scalar, factor on the strength at this step; None where it is 1 in all of sampling. A tensor, since a
+            Python number that changes would recompile the U-Net, and reading it back would wait for the GPU.
         deltas: by site, finished in h's expected size and dtype, or `[..., C, 1, 1]` to broadcast; without `active`.
     """
 

@@ -115,6 +115,7 @@ def compiled(model, backend):
 STEERINGS = {
     "plain": lambda m, v, w: apply_steering(m, v, 2.0),
     "window": lambda m, v, w: apply_steering(m, v, 2.0, 0.2, 0.6),
+    "curve": lambda m, v, w: apply_steering(m, v, 2.0, 0.1, 0.9, curve=[1.0, 0.2, 0.7]),
     "both": lambda m, v, w: apply_steering(m, v, 2.0, half="both"),
     "mask": lambda m, v, w: apply_steering(m, v, 2.0, mask=torch.rand(1, 64, 64)),
     "each its own": lambda m, v, w: apply_steering(m, Choice((v, w), (1, 1)), 2.0, 0.0, 0.7),
