@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..hspace.concepts import Choice, Sum, Sweep, parse_weights
+from ..hspace.concepts import Choice, NormalisedSum, Sum, Sweep, parse_weights
 from ..hspace.prompts import TOPICS, concepts_from_prompt, make_rule, without_requests
 from .base import CATEGORY, ConceptRules, ConceptVector, SearchableNode
 
@@ -42,13 +42,21 @@ class AddConcepts(SearchableNode):
                     step=0.05,
                     tooltip="Weight of concept_b. Negative steers away from it; beyond about 2 images break up.",
                 ),
+                io.Boolean.Input(
+                    "normalise",
+                    default=False,
+                    optional=True,
+                    tooltip="Scales the sum so that it goes no further than the stronger of the two. For stacks of "
+                    "many concepts, which break images together though each alone does not.",
+                ),
             ],
             outputs=[ConceptVector.Output(display_name="concept", tooltip=CONCEPT_OUTPUT)],
         )
 
     @classmethod
-    def execute(cls, concept_a, concept_b, weight_a, weight_b) -> io.NodeOutput:
-        return io.NodeOutput(Sum(((weight_a, concept_a), (weight_b, concept_b))))
+    def execute(cls, concept_a, concept_b, weight_a, weight_b, normalise=False) -> io.NodeOutput:
+        kind = NormalisedSum if normalise else Sum
+        return io.NodeOutput(kind(((weight_a, concept_a), (weight_b, concept_b))))
 
 
 class ChooseConcept(SearchableNode):
@@ -211,6 +219,7 @@ class ConceptsFromPrompt(SearchableNode):
                 io.String.Input(
                     "prompt",
                     multiline=True,
+                    dynamic_prompts=True,
                     tooltip="The prompt to read. CLIP Text Encode needs the same text, or this node's prompt output.",
                 ),
                 ConceptRules.Input("rules", tooltip="From Prompt Rule: one rule or a chain."),

@@ -5,39 +5,14 @@ import time
 
 import pytest
 
-from helpers import ROOT, random_vector, run_node
+from helpers import node_classes, random_vector, run_node
 from hspace.concepts import Choice
 from hspace.prompts import concepts_from_prompt, make_rule, without_requests
-from hspace.prompts.topics import PRESETS, find_topic, normalise
+from hspace.prompts.language import plain_marks
+from hspace.prompts.topics import PRESETS
+from prompt_sets import REFUSED, labelled
 
 WOMAN, MAN, CALM = random_vector(name="woman"), random_vector(name="man", seed=1), random_vector(name="calm", seed=2)
-
-
-def labelled_prompts(name: str) -> list[tuple[set[str], str]]:
-    lines = (ROOT / "tests" / "data" / name).read_text(encoding="utf-8").splitlines()[1:]
-    return [(set(filter(None, topics.split(","))), prompt) for topics, prompt in (line.split("\t") for line in lines)]
-
-
-@pytest.mark.parametrize("name", ["prompts_seen.tsv", "prompts_unseen.tsv"])
-def test_precision_and_recall(name):
-    """The patterns were written with the seen prompts at hand; the unseen ones were written apart, unread."""
-    wanted = [(topic, topic in labels, prompt) for labels, prompt in labelled_prompts(name) for topic in PRESETS]
-    outcomes = [(want, find_topic(topic, prompt) is not None) for topic, want, prompt in wanted]
-    both = sum(want and found for want, found in outcomes)
-    precision, recall = both / sum(found for _, found in outcomes), both / sum(want for want, _ in outcomes)
-    print(f"{name}: {len(wanted) // len(PRESETS)} prompts, precision {precision:.3f}, recall {recall:.3f}")
-    assert precision >= 0.95
-    assert recall >= 0.95
-
-
-@pytest.mark.parametrize(
-    "text", ["no " * 3000, "children, " * 1000, "of Xa Xb " * 1000, "any skin any race and " * 500]
-)
-def test_long_prompts_take_no_time(text):
-    start = time.perf_counter()
-    for topic in PRESETS:
-        find_topic(topic, text)
-    assert time.perf_counter() - start < 5
 
 
 def test_rules_add_up_and_say_what_matched():
@@ -71,7 +46,8 @@ def test_phrases_add_to_a_preset():
     ("topic", "phrases", "words"),
     [
         ("custom", " \n", "phrases: a custom rule"),
-        ("custom", "/a(/", "phrases: '/a\\(/'"),
+        ("custom", "calm\n\n/a(/", "phrases: line 3, '/a\\(/'"),
+        ("violence", "cosy\n" + "x" * 1001, "phrases: line 2, 'x+…', has 1001 characters"),
         ("weather", "", "topic: 'weather'"),
     ],
 )
@@ -99,7 +75,7 @@ def test_nodes():
         ("a judge of any gender", "a judge"),
         ("A doctor. Don't show blood or gore. Soft light.", "A doctor. Soft light."),
         ("a knight (no violence:1.2), oil", "a knight, oil"),
-        ("crowd, peaceful, not a riot, no violence, dusk", "crowd, peaceful, not a riot, dusk"),
+        ("crowd, peaceful, not a riot, no violence, dusk", "crowd, peaceful, dusk"),
         ("Sirens luring a ship, PG, neither sexual nor violent", "Sirens luring a ship"),
         ("patients of every gender, ethnic origin and age", "patients"),
         # Without these words there would be no sentence.
@@ -114,6 +90,36 @@ def test_requests_are_removed_where_they_stand_by_themselves(prompt, left):
     assert without_requests(prompt, rules) == left
 
 
+@pytest.mark.parametrize(
+    ("line", "call"),
+    [("/(a+)+$/", concepts_from_prompt), (r"/(\w+\s?)+$/", concepts_from_prompt), ("/(.*a){20}$/", without_requests)],
+)
+def test_an_expression_cannot_hang_the_server(line, call):
+    """It ends within half a second of computing, and the error names the line."""
+    rules = (make_rule(CALM, "custom", f"calm waters\n{line}"),)
+    start = time.process_time()
+    with pytest.raises(ValueError, match=rf"phrases: line 2, '{re.escape(line)}'"):
+        call("a" * 5000 + "!", rules)
+    assert time.process_time() - start < 3
+
+
+def test_an_expression_that_matches_nothing_is_no_request():
+    assert make_rule(CALM, "custom", "/z*/").find("a knight") is None
+    assert make_rule(CALM, "custom", "/z*/").find("a jazz band") == "zz"
+
+
+def test_custom_phrases_are_found_across_spaces_and_lines():
+    rules = (make_rule(CALM, "custom", "keep it calm\n/no  ?rush/"),)
+    assert without_requests("a heroine,\nkeep  it\ncalm, dusk", rules) == "a heroine,\ndusk"
+    assert without_requests("a heroine, (no rush:1.2), dusk", rules) == "a heroine, dusk"
+
+
+def test_dynamic_prompts_are_resolved_in_the_editor():
+    """The editor chooses between "{man|woman}" only in boxes that say so."""
+    (box,) = [item for item in node_classes()["HSpaceConceptsFromPrompt"].GET_SCHEMA().inputs if item.id == "prompt"]
+    assert box.dynamic_prompts
+
+
 def test_custom_phrases_are_taken_out():
     rules = (make_rule(CALM, "custom", "keep it calm"),)
     assert without_requests("a heroine, keep it calm, dusk", rules) == "a heroine, dusk"
@@ -121,16 +127,16 @@ def test_custom_phrases_are_taken_out():
 
 def test_removing_requests_never_leaves_half_a_refusal():
     """The rest of a prompt contains nothing that a request in it refused: whole clauses go, or nothing does."""
-    rules = tuple(make_rule(CALM, topic) for topic in PRESETS)
-    for topics, prompt in labelled_prompts("prompts_seen.tsv"):
-        left = without_requests(prompt, rules)
-        if topics & {"violence", "sexual"} and left != prompt:
-            assert not find_bare_refusals(prompt, left), (prompt, left)
+    rules = tuple(make_rule(CALM, topic) for topic in REFUSED)
+    for item in labelled("prompts_seen"):
+        left = without_requests(item.prompt, rules)
+        if item.topics & REFUSED and left != item.prompt:
+            assert not find_bare_refusals(item.prompt, left), (item.prompt, left)
 
 
 def find_bare_refusals(prompt: str, left: str) -> list[str]:
     """Clauses that were not in the prompt as they are: pieces of one that a removal cut in two."""
-    clauses = {clause.strip().lower() for clause in re.split(r"[,;:.!?()\u2013\u2014]| - ", normalise(prompt))}
+    clauses = {clause.strip().lower() for clause in re.split(r"[,;:.!?()\u2013\u2014]| - ", plain_marks(prompt))}
     pieces = (clause.strip().lower() for clause in re.split(r"[,;:.!?()\u2013\u2014]| - ", left))
     return [piece for piece in pieces if piece and not any(clause.startswith(piece) for clause in clauses)]
 

@@ -1,55 +1,79 @@
 """Topics of Prompt Rule: the wording in a prompt that requests each of them.
 
-Gender, race and age match where the writer leaves them open or asks for variety or an origin ("of any gender", "of
-diverse ethnicity", "young and old"). Sexual and violence match where the writer refuses them ("no nudity",
-"non-violent", "keep guns out of the picture"); a scene that only mentions them does not match.
+Gender, race and age match where the writer leaves them open or asks for variety ("of any gender", "of diverse
+ethnicity", "young and old"); a stated trait or a subject ("a woman of Nigerian descent", "men and women, dancing") is
+no such request. Sexual and violence match where the writer refuses them ("no nudity", "non-violent", "keep guns out of
+the picture"); a scene that only mentions them does not match.
+
+The scan is in the manner of NegEx (Chapman et al., 2001): triggers ("no", "avoid"), pseudo-triggers ("no longer", "not
+without"), targets ("guns") and terminators ("with", a full stop). The words and the patterns are in `data/`, a file a
+language.
 """
 
 from __future__ import annotations
 
 import re
-from functools import cache
+from dataclasses import dataclass
+from functools import lru_cache
 
-from .open_topics import ANY_NOUN, OPEN, OPEN_PATTERNS, open_patterns
-from .refusals import CHILD_SAFE, WORDS, refusal_patterns
+from .language import Language, Reading, language, read
 
 PRESETS = ("gender", "race", "age", "sexual", "violence")
+_LATIN, _KANA, _HAN = re.compile("[a-zA-Z]"), re.compile("[\u3041-\u30ff]"), re.compile("[\u3400-\u9fff]")
 
 
-@cache
-def _pattern(topic: str) -> re.Pattern:
-    """Compiled at first use: these take a tenth of a second each, which ComfyUI's start should not pay for."""
-    patterns = open_patterns(topic) if topic in OPEN_PATTERNS else refusal_patterns(topic)
-    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns), re.IGNORECASE)
+@dataclass(frozen=True)
+class Request:
+    """A request in a text: its first symbol and the one after its last, in the reading of a language."""
+
+    language: Language
+    reading: Reading
+    first: int
+    last: int
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """Start and end in the text."""
+        return self.reading.starts[self.first], self.reading.ends[self.last - 1]
+
+
+def languages(text: str) -> list[str]:
+    """The languages to look for requests in, by script: kana make Han Japanese; without them it may be either."""
+    names = ["en"] if _LATIN.search(text) else []
+    if _KANA.search(text):
+        return [*names, "ja"]
+    return [*names, "zh", "ja"] if _HAN.search(text) else names
+
+
+@lru_cache(maxsize=16)
+def requests(topic: str, text: str) -> tuple[Request, ...]:
+    """The requests for a preset topic, one of `PRESETS`, in the order of the text for each language."""
+    return tuple(
+        Request(language(name), read(name, text), *span)
+        for name in languages(text)
+        for span in _scan(name, topic, text)
+    )
 
 
 def find_topic(topic: str, prompt: str) -> str | None:
     """The words of the prompt that request a preset topic, or None. `topic` is one of `PRESETS`."""
-    text = normalise(prompt)
-    if topic == "age":  # "suitable for all ages" speaks of the audience
-        text = re.sub(CHILD_SAFE, "", text, flags=re.IGNORECASE)
-    match = _pattern(topic).search(text)
-    return match and match.group().strip(" ,;:(")
+    found = requests(topic, prompt)
+    return " ".join(prompt[slice(*found[0].span)].split()) if found else None
 
 
-def normalise(prompt: str) -> str:
-    """The prompt with straight quotes and single spaces."""
-    return re.sub(r"\s+", " ", prompt.replace("\u2019", "'").replace("\u2018", "'").replace("\u2011", "-")).strip()
+def _scan(name: str, topic: str, text: str) -> list[tuple[int, int]]:
+    """First and last symbol of each request in one language."""
+    tongue, symbols = language(name), read(name, text).symbols
+    for near, plain in tongue.contexts:
+        if near.search(symbols):
+            symbols = plain.sub(tongue.mask, symbols)
+    patterns = tongue.topics[topic]
+    symbols = patterns.pseudo.sub(lambda match: tongue.mask * len(match.group()), symbols)
+    spans = [match.span() for match in patterns.requests.finditer(symbols)]
+    if not any(_outside(match.span(), spans) for match in patterns.specific.finditer(symbols)):
+        return spans
+    return [span for span in spans if not patterns.general.match(symbols, *span)]
 
 
-def request_spans(topic: str, text: str) -> list[tuple[int, int]]:
-    """Start and end of each request for a preset topic in normalised text, with the whole list that it begins.
-
-    "no guns, knives or blood" refuses three things; without "no guns" it would ask for the other two.
-    """
-    rest = _rest_of_list(topic)
-    return [(match.start(), rest.match(text, match.end()).end()) for match in _pattern(topic).finditer(text)]
-
-
-@cache
-def _rest_of_list(topic: str) -> re.Pattern:
-    if topic in WORDS:
-        more = rf"(?:(?:no|any|other|a|an|the) )?(?:\w+ )?(?:{WORDS[topic]})(?!\w)"
-    else:
-        more = rf"(?:(?:{OPEN}) )?(?:{ANY_NOUN})\b"
-    return re.compile(rf"(?:(?:,? (?:and|or|nor|&) |, ?|/){more})*", re.IGNORECASE)
+def _outside(span: tuple[int, int], spans: list[tuple[int, int]]) -> bool:
+    return all(span[1] <= first or last <= span[0] for first, last in spans)
