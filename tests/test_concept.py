@@ -1,10 +1,12 @@
 """The algebra of concepts."""
 
+import pickle
+
 import pytest
 import torch
 
 from helpers import random_vector, run_node
-from hspace.concepts import NOTHING, Choice, Provenance, Sum, Sweep, Vector
+from hspace.concepts import NOTHING, Choice, NormalisedSum, Provenance, Sum, Sweep, Vector
 
 
 def test_direction_gives_itself_to_every_image():
@@ -120,6 +122,46 @@ def test_expressions_describe_themselves():
     a, b = random_vector(name="woman"), random_vector(name="glasses", seed=1)
     assert Sum(((1.0, a), (-0.5, b))).describe() == "1 x woman - 0.5 x glasses"
     assert Sweep(Choice((a, b), (1, 1)), 0, 2).describe() == "0 to 2 x one of (woman, glasses)"
+
+
+def length(concept, image=0, batch=1):
+    """Of what an image is steered with, taken from the tensors."""
+    row = concept.coefficients(batch)[image]
+    total = sum(factor * vector.tensor.expand(-1, 8, 8) for factor, vector in zip(row, concept.vectors(), strict=True))
+    return total.square().mean((1, 2)).sum().sqrt().item()
+
+
+def test_a_normalised_sum_is_as_long_as_its_longest_term():
+    a, b = random_vector(name="a"), random_vector(name="b", seed=1)
+    c = random_vector(name="c", seed=2, shape=(64, 1, 1))
+    stack = a
+    for term, weight in ((b, 2.0), (c, 0.5), (a, 1.0), (b, 0.3)):
+        (stack,) = run_node(
+            "HSpaceAddConcepts", concept_a=stack, concept_b=term, weight_a=1.0, weight_b=weight, normalise=True
+        )
+        assert length(stack) == pytest.approx(length(2 * b), rel=1e-4)
+    plain = a + b
+    (same,) = run_node("HSpaceAddConcepts", concept_a=a, concept_b=b)
+    assert torch.equal(same.coefficients(2), plain.coefficients(2))
+    assert same.describe() == plain.describe()
+
+
+def test_a_normalised_sum_leaves_what_is_shorter():
+    a = random_vector(name="a")
+    difference = NormalisedSum(((1.0, a), (-0.4, a)))
+    assert difference.coefficients(1).item() == pytest.approx(0.6)
+    assert NormalisedSum(((1.0, NOTHING), (0.0, a))).coefficients(2).tolist() == [[0], [0]]
+    assert difference.describe() == "normalised (1 x a - 0.4 x a)"
+
+
+def test_each_image_is_normalised_by_itself():
+    a, b = random_vector(name="a"), random_vector(name="b", seed=1)
+    choice = Choice((a, 3.0 * a), (1, 1), seed=3)
+    both = NormalisedSum(((1.0, choice), (1.0, b)))
+    for image, share in enumerate(choice.coefficients(6)[:, 0].tolist()):
+        assert length(both, image, 6) == pytest.approx(max(share * length(a), length(b)), rel=1e-4)
+    again = pickle.loads(pickle.dumps(both))
+    assert torch.equal(again.coefficients(6), both.coefficients(6))
 
 
 def test_nodes_build_expressions():

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from helpers import node_classes, random_vector, run_node
-from hspace.concepts import Choice, Sum, Sweep, parse_weights
+from hspace.concepts import Choice, NormalisedSum, Sum, Sweep, parse_weights
 
 NUMBERS = ("FLOAT", "INT", "MASK", "LATENT", "FLOATS")
 BROKEN = [float("nan"), float("inf"), float("-inf")]
@@ -108,6 +108,7 @@ NESTED = {
     "add of itself": (doubled, 40),
     "scale": (lambda concept: 0.999 * concept, 1200),
     "add": (lambda concept: Sum(((0.99, concept), (0.5, B))), 1200),
+    "normalised": (lambda concept: NormalisedSum(((0.99, concept), (0.5, B))), 300),
     "sweep": (lambda concept: Sweep(concept, 0.999, 1.0), 1200),
     "choose": (chosen, 12),
     "choose of an add": (lambda concept: chosen(doubled(concept)), 8),

@@ -10,6 +10,7 @@ import torch
 
 import nodes
 from helpers import conditioning, random_vector, run_node, sample, tiny_model
+from hspace.bottleneck import base_model
 from hspace.comfy_compat import window_indices
 from hspace.concepts import Choice, Sum, Sweep
 from hspace.steering import apply_steering, steer_conditioning
@@ -230,11 +231,16 @@ def through_a_file(value):
     return torch.load(file, weights_only=False)
 
 
-def test_apply_reads_no_weights():
+@pytest.mark.parametrize("weight", [None, torch.zeros(2, device="meta"), torch.zeros(2, 2).to_sparse()])
+def test_apply_reads_no_weights(weight):
     """Some layers have no weight that can be read, or none at all."""
     model = tiny_model()
+    assert base_model(model).startswith("TinyModel:")
     del model.model.diffusion_model.out[2].weight
+    if weight is not None:
+        model.model.diffusion_model.out[2].weight = weight
     apply_steering(model, MAN, 1.0)
+    assert base_model(model) == "TinyModel"
 
 
 def test_more_than_the_model_can_hold_is_an_error(model):

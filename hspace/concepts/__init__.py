@@ -5,6 +5,7 @@ from .assignment import Assignment, image_labels
 from .choice import Choice
 from .concept import NOTHING, Concept, Sum
 from .finite import check_finite
+from .normalised import NormalisedSum
 from .provenance import Provenance
 from .resizing import resize_vector
 from .sweep import Sweep
@@ -15,6 +16,7 @@ __all__ = [
     "Assignment",
     "Choice",
     "Concept",
+    "NormalisedSum",
     "Provenance",
     "Sum",
     "Sweep",
