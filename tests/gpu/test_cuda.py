@@ -1,6 +1,9 @@
 """What only a GPU can show: half precision end to end, devices followed, the model offloaded again."""
 
+import importlib
+
 import comfy.model_management
+import comfy.model_patcher
 import pytest
 import torch
 
@@ -35,3 +38,68 @@ def test_discovery_in_half_precision(method, dtype):
     assert found.vector.tensor.device.type == "cpu"
     assert torch.isfinite(found.vector.tensor).all()
     assert found.vector.tensor.abs().mean() > 0
+
+
+def memory_management():
+    return importlib.import_module("comfy.memory_management")
+
+
+class DynamicVram:
+    """Dynamic VRAM switched on as ComfyUI's `main.py` does it, and off again.
+
+    Where the installed ComfyUI has none, or its page library does not start on this machine, the test is skipped.
+    """
+
+    def __enter__(self):
+        self.control = pytest.importorskip("comfy_aimdo.control")
+        if not hasattr(comfy.model_patcher, "ModelPatcherDynamic"):
+            pytest.skip("this ComfyUI has no dynamic VRAM")
+        device = comfy.model_management.get_torch_device()
+        if not self.control.init() or not self.control.init_devices([device.index]):
+            pytest.skip("dynamic VRAM does not start on this machine")
+        memory_management().aimdo_enabled = True
+        return self
+
+    def __exit__(self, *error):
+        comfy.model_management.unload_all_models()
+        memory_management().aimdo_enabled = False
+
+
+def vector_of(model) -> torch.Tensor:
+    settings = DiscoverySettings("test", steps=6, batch_size=2, sample_count=2, width=128, height=128)
+    with torch.inference_mode():
+        return discover(model, PromptPairs(conditioning(1), conditioning(2)), settings).vector.tensor
+
+
+def dynamic(dtype):
+    """The same model as `cuda_model`, its weights where ComfyUI's pages put them."""
+    plain = tiny_model(dtype=dtype)
+    cuda, cpu = comfy.model_management.get_torch_device(), torch.device("cpu")
+    return comfy.model_patcher.ModelPatcherDynamic(plain.model, load_device=cuda, offload_device=cpu)
+
+
+@pytest.mark.parametrize("sampled_before", [True, False], ids=["sampled before", "first run"])
+@pytest.mark.parametrize("budget", [None, 0], ids=["room for all", "room for nothing"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_dynamic_vram(monkeypatch, dtype, budget, sampled_before):
+    """With dynamic VRAM the vector is that of the model without it, also where no weight may stay on the card."""
+    wanted = vector_of(cuda_model(dtype))
+    with DynamicVram():
+        if budget is not None:
+            # What a page that finds no room reports: the layer's weights are streamed through a buffer.
+            monkeypatch.setattr("comfy_aimdo.model_vbar.vbar_fault", lambda allocation: None)
+        model = dynamic(dtype)
+        if sampled_before:
+            sample(model, steps=1)
+        found = vector_of(model)
+        assert any(hasattr(layer, "_v") for layer in model.model.modules()), "no weight was elsewhere"
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_larger_than_what_it_may_use(monkeypatch):
+    """Loaded in part, as without dynamic VRAM: layers fetch their weights at every call, through shared buffers."""
+    wanted = vector_of(cuda_model(torch.float32))
+    monkeypatch.setattr(comfy.model_management, "vram_state", comfy.model_management.VRAMState.NO_VRAM)
+    model = cuda_model(torch.float32)
+    sample(model, steps=1)
+    torch.testing.assert_close(vector_of(model), wanted, rtol=1e-4, atol=1e-5)
