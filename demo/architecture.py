@@ -130,6 +130,8 @@ class EmojiModel(comfy.supported_models.SD15):
     unet_config = UNET_CONFIG
     unet_extra_config = {"num_heads": -1, "num_head_channels": 32}
     latent_format = EmojiLatent
+    native_size = 128
+    """Of its images, in pixels."""
 
     def clip_target(self, state_dict={}):
         return comfy.supported_models_base.ClipTarget(EmojiSD1Tokenizer, EmojiClipModel)

@@ -25,6 +25,18 @@ _FAMILIES = {
     (768, (1, 2, 4), (0, 1, 1), -2): "SDXS",
     (1024, (1, 2, 4), (1, 1, 1), -2): "SDXS-0.9",
 }
+_NATIVE_SIZES = {
+    "SD1": 512,
+    "SD2": 512,  # 768 where it predicts v
+    "SDXL": 1024,
+    "SDXL-refiner": 1024,
+    "SSD-1B": 1024,
+    "Segmind-Vega": 1024,
+    "KOALA-700M": 1024,
+    "KOALA-1B": 1024,
+    "SDXS": 512,
+    "SDXS-0.9": 512,
+}
 _PREDICTIONS = (  # derived classes before those that they derive from
     (comfy.model_sampling.IMG_TO_IMG, "img_to_img"),
     (comfy.model_sampling.X0, "x0"),
@@ -45,11 +57,13 @@ class Bottleneck:
         decoder: channels of h and latent pixels per h pixel along each side, at each site: the entrance of the decoder
             (site 0, h-space) and those of its further blocks; (1280, 8) first for SD 1.x, (1280, 4) for SDXL.
         prediction_type: "epsilon", "v_prediction" and so on, as the model is sampled: ModelSampling nodes count.
+        native_size: of the images that the family was trained on, pixels along each side; 0 where it is not known.
     """
 
     family: str
     decoder: tuple[tuple[int, int], ...]
     prediction_type: str
+    native_size: int = 0
 
     @property
     def channels(self) -> int:
@@ -101,22 +115,25 @@ def find_bottleneck(model) -> Bottleneck:
         ValueError: the model is not a U-Net of the Stable Diffusion kind, e.g. Flux or SD 3, which have no bottleneck.
     """
     structure = unet_structure(model)
-    return Bottleneck(
-        family=_family(structure),
-        decoder=structure.decoder,
-        prediction_type=_prediction_type(model),
-    )
+    family, prediction_type = _family(structure), _prediction_type(model)
+    size = _NATIVE_SIZES.get(family, structure.native_size)
+    if family == "SD2" and prediction_type == "v_prediction":
+        size = 768
+    return Bottleneck(family, structure.decoder, prediction_type, size)
 
 
 def base_model(model) -> str:
     """`family:fingerprint` of a ModelPatcher's U-Net, as vector files store it.
 
     The fingerprint, 16 hex digits, tells one fine-tune from another: a hash of the last convolution's weights, which
-    are few, and which any fine-tuning of the whole model changes.
+    are few, and which any fine-tuning of the whole model changes. It is left out where they cannot be read.
     """
-    weight = last_convolution(model).detach().float().cpu().contiguous()
-    fingerprint = hashlib.sha256(weight.numpy().tobytes()).hexdigest()[:16]
-    return f"{_family(unet_structure(model))}:{fingerprint}"
+    family = _family(unet_structure(model))
+    try:
+        weight = last_convolution(model).detach().float().cpu().contiguous().numpy()
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError):  # of a kind of its own, or none at all
+        return family
+    return f"{family}:{hashlib.sha256(weight.tobytes()).hexdigest()[:16]}"
 
 
 def _family(structure: UnetStructure) -> str:

@@ -39,8 +39,7 @@ from comfy.ldm.modules.attention import attention_pytorch  # noqa: E402
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel  # noqa: E402
 
 DECODER = "output"
-"""`transformer_options["block"]` is (this, site) when an output-block patch sees h at the entrance of a decoder block.
-"""
+"""`transformer_options["block"]` is (this, site) where an output-block patch sees h enter a decoder block."""
 ROLE_KEY = "hspace_role"
 """Key of a conditioning's options that says which part it plays in discovery."""
 _NOT_MERGEABLE = ("control", "gligen", "hooks", "start_percent", "end_percent", "timestep_start", "timestep_end")
@@ -52,9 +51,9 @@ class UnetStructure:
 
     Attributes:
         config_name: class of the model configuration, e.g. "SDXL".
-        decoder: channels of h and latent pixels per pixel of h at the entrance of each decoder block, before the skip
-            connection joins; the first is the bottleneck.
+        decoder: channels of h, and latent pixels per pixel of h, where h enters each block; the bottleneck first.
         temporal: true for video models.
+        native_size: of its images in pixels, where the configuration says it; 0 where not.
     """
 
     config_name: str
@@ -64,6 +63,7 @@ class UnetStructure:
     transformer_depth: tuple[int, ...]
     transformer_depth_middle: int | None
     temporal: bool
+    native_size: int = 0
 
 
 def unet_structure(model) -> UnetStructure:
@@ -76,8 +76,7 @@ def unet_structure(model) -> UnetStructure:
     if not isinstance(unet, UNetModel):
         raise ValueError(
             f"model: {type(model.model).__name__} ({type(unet).__name__}) has no U-Net bottleneck, so there is no "
-            "h-space to steer. Supported are U-Net models: SD 1.x, SD 2.x, SDXL, SSD-1B, Segmind Vega, KOALA and "
-            "SVD, and fine-tunes of them."
+            "h-space to steer. Supported are SD 1.x, 2.x, SDXL, SSD-1B, Segmind Vega, KOALA, SVD and fine-tunes of them."
         )
     config = model.model.model_config.unet_config
     return UnetStructure(
@@ -88,6 +87,7 @@ def unet_structure(model) -> UnetStructure:
         transformer_depth=tuple(config.get("transformer_depth", ())),
         transformer_depth_middle=config.get("transformer_depth_middle"),
         temporal=bool(config.get("use_temporal_attention")),
+        native_size=getattr(model.model.model_config, "native_size", 0),
     )
 
 

@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..hspace.discovery import METHODS, SITES, DiscoverySettings, PromptPairs, discover
-from ..hspace.prompts import prompt_texts
+from ..hspace.prompts import noted_texts, prompt_texts
 from ..hspace.viewing import loss_plot
 from .base import CATEGORY, ConceptVector, SearchableNode, schema
 from .editor import NodeObserver
@@ -84,19 +84,19 @@ class DiscoverConcept(SearchableNode):
                 ),
                 io.Int.Input(
                     "width",
-                    default=512,
-                    min=64,
+                    default=0,
+                    min=0,
                     max=4096,
                     step=8,
-                    tooltip="Width of those images; the model's native size is best.",
+                    tooltip="Width of those images. 0: the model's native size, 512, 768 or 1024.",
                 ),
                 io.Int.Input(
                     "height",
-                    default=512,
-                    min=64,
+                    default=0,
+                    min=0,
                     max=4096,
                     step=8,
-                    tooltip="Height of those images; the model's native size is best.",
+                    tooltip="Height of those images. 0: the model's native size, 512, 768 or 1024.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -201,10 +201,12 @@ class DiscoverConcept(SearchableNode):
         preview_every = values.pop("preview_every", 50)
         settings = DiscoverySettings(**values)
         node_id = cls.hidden.unique_id
-        texts = prompt_texts(cls.hidden.prompt, node_id)
+        prompts = {"concept": joined(concept), "base": joined(base), "avoid": joined(avoid or [])}
+        noted = {f"{role}_prompt": noted_texts(entries) for role, entries in prompts.items() if entries}
+        texts = prompt_texts(cls.hidden.prompt, node_id) | {key: text for key, text in noted.items() if text}
         discovery = discover(
             model,
-            PromptPairs(joined(concept), joined(base), avoid and joined(avoid), empty and joined(empty), texts=texts),
+            PromptPairs(prompts["concept"], prompts["base"], prompts["avoid"] or None, empty and joined(empty), texts),
             settings,
             samples and [latents_of(batch) for batch in samples],
             start_from,

@@ -1,13 +1,15 @@
 """Discovery under faults: stopped anywhere, out of memory, watched by what fails."""
 
 import logging
+import subprocess
+import sys
 
 import comfy.model_management
 import pytest
 import torch
 from hspace_steering.nodes.editor import NodeObserver
 
-from helpers import conditioning, tiny_model
+from helpers import ROOT, conditioning, tiny_model
 from hspace.discovery import DiscoverySettings, Observer, PromptPairs, discover
 from hspace.files import autosave, load_concept
 
@@ -174,3 +176,39 @@ def test_a_partial_file_that_cannot_be_removed_is_a_warning(monkeypatch, vector_
     monkeypatch.setattr(autosave.PartialFile, "discard", locked)
     same(find(NodeObserver(tiny_model(), 12, "test", 0, None)), whole)
     assert "held by another program" in caplog.text
+
+
+KILLED = """
+import sys
+import torch
+from scripts.comfyui import load_pack
+load_pack()
+sys.path.insert(0, "tests")
+import folder_paths
+folder_paths.add_model_folder_path("concept_vectors", sys.argv[1], is_default=True)
+from hspace_steering.nodes.editor import NodeObserver
+from helpers import tiny_model
+from hspace.files import autosave
+from test_discovery_faults import find
+autosave.EVERY = 0.0
+class Tells(NodeObserver):
+    def step(self, progress):
+        super().step(progress)
+        print(progress.step, flush=True)
+find(Tells(tiny_model(), 12, "test", 0, None))
+"""
+
+
+@pytest.mark.parametrize("step", [2, 10])
+def test_kill_9_leaves_a_file_that_goes_on_to_the_same_bits(step, whole, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        for line in process.stdout:
+            if line.strip() == str(step):
+                process.kill()
+                break
+    partial = load_concept(tmp_path / "partial" / "test.safetensors")
+    assert partial.provenance.steps in (step, step + 1)
+    same(find(start_from=partial), whole)

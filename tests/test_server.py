@@ -5,17 +5,18 @@ import os
 import re
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from pathlib import Path
 
 import pytest
+import torch
 
 from helpers import ROOT
 from scripts.comfy_server import running_server
 
 WORKFLOW = ROOT / "workflows" / "discover_and_steer.json"
+OUTPUTS = ("SaveImage", "PreviewImage", "HSpaceSaveConcept")
 
 
 def get(server, path):
@@ -37,14 +38,15 @@ def small(server, **changes):
 
 
 def test_loads_quietly_and_fast(server):
-    log = server.log.read_text()
+    log = re.sub(r"\x1b\[[0-9;]*m", "", server.log.read_text())  # newer versions write in colour
     assert "Error" not in log.split("Import times for custom nodes")[1]
     seconds = re.search(r"([\d.]+) seconds: .*h-space-steering", log)
     assert seconds, log
     assert float(seconds[1]) < 0.5
     before = log.split("Import times for custom nodes")[0].splitlines()
     about_us = [line for line in before if "h-space-steering" in line]
-    assert about_us == ["Automatically register web folder web for h-space-steering"], "a warning while loading"
+    quiet = ["Automatically register web folder web for h-space-steering"]  # newer versions name the level before it
+    assert [line.removeprefix("[INFO] ") for line in about_us] == quiet, "a warning while loading"
     info = get(server, "/object_info")
     assert {name for name in info if name.startswith("HSpace")} >= {"HSpaceDiscoverConcept", "HSpaceApplySteering"}
     assert info["HSpaceDiscoverConcept"]["input"]["required"]["steps"][1]["tooltip"]
@@ -64,35 +66,47 @@ def test_shipped_workflow_runs_and_shows_progress(server):
     values = [
         event["data"]["value"] for event in events if event.get("type") == "progress" and event["data"]["max"] == 8
     ]
-    assert len(values) >= 4
+    assert len(set(values)) >= 2  # newer versions leave out updates that come within a tenth of a second
+    assert values[-1] == 8
     assert values == sorted(values)
 
 
-def test_cancel_through_the_server_saves_a_partial_vector(server):
-    prompt = small(server, steps=3000, sample_count=4000)
+def test_cancel_through_the_server_and_resume_to_the_same_bits(server):
+    """In the middle of a sampling run of 40 states, as users do it: Load the partial file, connect it to start_from."""
+    from hspace.files import load_concept
 
-    def cancel():
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and "Discover" not in started:
-            time.sleep(0.05)
-        time.sleep(1)
-        urllib.request.urlopen(urllib.request.Request(f"{server.url}/interrupt", data=b"{}", method="POST"))
+    vectors = server.base / "models" / "concept_vectors"
+    prompt = small(server, steps=40, sample_count=2)
+    discover = next(key for key, node in prompt.items() if node["class_type"] == "HSpaceDiscoverConcept")
+    asked = []
 
-    started: list[str] = []
+    def cancel(event):
+        data = event.get("data", {})
+        if event.get("type") == "progress" and data["max"] == 40 and data["value"] >= 5 and not asked:
+            asked.append(data["value"])
+            urllib.request.urlopen(urllib.request.Request(f"{server.url}/interrupt", data=b"{}", method="POST"))
 
-    def listen(event):
-        if event.get("type") == "progress" and event["data"]["max"] == 3000:
-            started.append("Discover")
-
-    thread = threading.Thread(target=cancel)
-    thread.start()
     began = time.monotonic()
     with pytest.raises(RuntimeError, match="interrupted"):
-        server.run(prompt, on_event=listen)
-    thread.join()
+        server.run(prompt, on_event=cancel)
     assert time.monotonic() - began < 60
-    assert list((server.base / "models" / "concept_vectors" / "partial").glob("*.safetensors"))
+    (partial,) = (vectors / "partial").glob("*.safetensors")
+    stopped = load_concept(partial)
+    assert 5 <= stopped.provenance.steps < 40
     assert "The vector so far is in" in server.log.read_text()
+
+    def saved(name, **inputs):
+        wanted = {key: node for key, node in prompt.items() if node["class_type"] not in OUTPUTS}
+        wanted[discover] = {**prompt[discover], "inputs": {**prompt[discover]["inputs"], **inputs}}
+        wanted["load"] = {"class_type": "HSpaceLoadConcept", "inputs": {"concept_name": f"partial/{partial.name}"}}
+        save = {"concept": [discover, 0], "filename_prefix": f"resumed/{name}"}
+        wanted["save"] = {"class_type": "HSpaceSaveConcept", "inputs": save}
+        server.run(wanted)
+        return load_concept(vectors / "resumed" / f"{name}.safetensors")
+
+    resumed, whole = saved("resumed", start_from=["load", 0]), saved("whole")
+    assert torch.equal(resumed.tensor, whole.tensor)
+    assert resumed.provenance.final_loss == whole.provenance.final_loss
 
 
 def test_missing_vector_is_refused_before_running(server):

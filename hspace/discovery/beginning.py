@@ -48,13 +48,15 @@ def start_vector(
     return Vector(tensors.pop(0), settings.name, bottleneck.family, decoder=tensors)
 
 
-def latent_shape(model, settings: DiscoverySettings, samples: list[torch.Tensor] | None) -> tuple[int, int, int]:
+def latent_shape(
+    model, bottleneck: Bottleneck, settings: DiscoverySettings, samples: list[torch.Tensor] | None
+) -> tuple[int, int, int]:
+    """`[C, h, w]` of the images that a discovery runs on: the size that most samples have, or that of the settings."""
     channels = model.get_model_object("latent_format").latent_channels
     if samples is None:
-        for key in ("width", "height"):
-            if getattr(settings, key) < 64 or getattr(settings, key) % 8:
-                raise ValueError(f"{key}: {getattr(settings, key)} must be a multiple of 8, 64 at least.")
-        return channels, settings.height // 8, settings.width // 8
+        sides = {"height": settings.height, "width": settings.width}
+        height, width = (_latent_side(name, pixels, bottleneck) for name, pixels in sides.items())
+        return channels, height, width
     if not sum(len(batch) for batch in samples):
         raise ValueError("samples: there is no image in them; connect some, or nothing.")
     sizes = Counter()
@@ -70,3 +72,12 @@ def latent_shape(model, settings: DiscoverySettings, samples: list[torch.Tensor]
                 raise ValueError(f"samples: image {place} holds values that are not numbers; look at it decoded.")
             sizes[tuple(batch.shape[1:])] += 1
     return sizes.most_common(1)[0][0]
+
+
+def _latent_side(name: str, pixels: int, bottleneck: Bottleneck) -> int:
+    pixels = pixels or bottleneck.native_size
+    if not pixels:
+        raise ValueError(f"{name}: 0, but the native size of {bottleneck.family} is not known; enter it.")
+    if pixels < 64 or pixels % 8:
+        raise ValueError(f"{name}: {pixels} must be a multiple of 8, 64 at least, or 0 for the native size.")
+    return pixels // 8

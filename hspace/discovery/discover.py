@@ -86,7 +86,7 @@ def discover(
             "concept: says the same as base, so there is nothing to learn. Name the concept in one of them, or connect "
             "to avoid what it must lack."
         )
-    shape = latent_shape(model, settings, samples)
+    shape = latent_shape(model, bottleneck, settings, samples)
     if start_from is None:
         start_from = start_vector(bottleneck, settings, recipe, shape)
     bottleneck.check_fits(start_from)

@@ -25,7 +25,7 @@ class DiscoverySettings:
             and constant, as published.
         guidance: teacher guidance g; `paper` has no teacher.
         sample_count: images to sample, where none are given; 0 for the method's own number.
-        width, height: of those images, in pixels.
+        width, height: of those images, in pixels; 0 for the model's native size.
         seed: of every random number.
         calibrate: scale a finished `distilled` vector down where its reach (`objective.relative_reach`) is more than 1,
             so that at strength 1 it goes no further than the concept prompt itself. Fitted to a guided teacher, vectors
@@ -44,8 +44,8 @@ class DiscoverySettings:
     learning_rate: float = 0.1
     guidance: float = 3.0
     sample_count: int = 0
-    width: int = 512
-    height: int = 512
+    width: int = 0
+    height: int = 0
     seed: int = 0
     calibrate: bool = True
     measure_range: bool = False

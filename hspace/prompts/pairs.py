@@ -1,0 +1,159 @@
+"""Pairs of prompts from templates: the same prompt with a concept and without it, for each of several subjects."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+SUBJECT = "{subject}"
+PROMPT = "{prompt}"
+MAX_PAIRS = 256
+PROMPT_TEXT = "hspace_prompt"
+"""Key of a CONDITIONING entry under which Concept Prompts notes the words; ComfyUI hands unknown keys on."""
+_PLACE = re.compile(r"\{[^{}]*\}|[{}]")
+
+
+@dataclass(frozen=True)
+class PairTemplates:
+    """The templates of pairs, a line each; line i of one belongs to line i of the others.
+
+    Attributes:
+        with_concept: with the concept, e.g. "a photo of a woman {subject}".
+        without: without it, e.g. "a photo of a {subject}".
+        subjects: what takes the place of `{subject}`, a line each; "" for templates without it.
+        avoid: what the concept must lack; "" for nothing, one line for all, or a line for each line of the others.
+    """
+
+    with_concept: str
+    without: str
+    subjects: str = ""
+    avoid: str = ""
+
+
+@dataclass(frozen=True)
+class TextPair:
+    """One pair of prompts; `avoid` is "" where there is nothing to avoid."""
+
+    concept: str
+    base: str
+    avoid: str = ""
+
+
+def expand_templates(templates: PairTemplates, shared: str = "") -> list[TextPair]:
+    """The pairs of the templates: the product of their lines with the subjects.
+
+    Args:
+        shared: added to every prompt, after a comma, or around it where it says `{prompt}`, e.g.
+            "masterpiece, {prompt}".
+
+    Raises:
+        ValueError: templates that do not pair up, sides that are equal with nothing to avoid, an unknown `{name}`, or
+            more than `MAX_PAIRS` pairs; the message names the input and quotes the line.
+    """
+    concepts, bases = _lines("with_concept", templates.with_concept), _lines("without", templates.without)
+    if len(concepts) != len(bases):
+        sides = [(concepts, "with_concept", "without"), (bases, "without", "with_concept")]
+        longer, name, other = max(sides, key=lambda side: len(side[0]))
+        line = longer[min(len(concepts), len(bases))]
+        raise ValueError(f"{name}: line '{line}' has no counterpart in {other}; write as many lines there.")
+    avoids = _lines("avoid", templates.avoid) if templates.avoid.strip() else [""]
+    if len(avoids) not in (1, len(concepts)):
+        raise ValueError(
+            f"avoid: {len(avoids)} lines; write one for all templates, or one for each of the {len(concepts)}."
+        )
+    subjects = [line.strip() for line in templates.subjects.splitlines() if line.strip()]
+    _check_subjects(concepts + bases + avoids, subjects)
+    _check_places("shared", shared, PROMPT)
+    if len(concepts) * max(1, len(subjects)) > MAX_PAIRS:
+        raise ValueError(
+            f"subjects: {len(subjects)} subjects times {len(concepts)} templates are more than {MAX_PAIRS} pairs; "
+            "six to sixteen pairs are enough."
+        )
+    avoids = avoids * len(concepts) if len(avoids) == 1 else avoids
+    pairs = []
+    for concept, base, avoid in zip(concepts, bases, avoids, strict=True):
+        if concept == base and not avoid:
+            raise ValueError(
+                f"with_concept and without: '{concept}' says the same on both sides, so there is nothing to learn. "
+                "Name the concept in with_concept only, or write what it must lack into avoid."
+            )
+        for subject in subjects or [""]:
+            filled = (text.replace(SUBJECT, subject) for text in (concept, base, avoid))
+            pairs.append(TextPair(*(_joined(text, shared) for text in filled)))
+    return pairs
+
+
+def noted_texts(conditioning: list) -> str:
+    """The words of a CONDITIONING's prompts as Concept Prompts noted them, joined by " | "; "" where any is missing."""
+    texts = [options.get(PROMPT_TEXT) for _, options in conditioning]
+    return " | ".join(texts) if all(isinstance(text, str) for text in texts) else ""
+
+
+def _lines(name: str, text: str) -> list[str]:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise ValueError(f"{name}: there is no prompt; write one, e.g. 'a woman {SUBJECT}'.")
+    for line in lines:
+        _check_places(name, line, SUBJECT)
+    return lines
+
+
+def _check_places(name: str, text: str, known: str) -> None:
+    unknown = next((place for place in _PLACE.findall(text) if place != known), None)
+    if unknown is not None:
+        raise ValueError(f"{name}: '{unknown}' in '{text}' is not known; only {known} is. Write it, or plain words.")
+
+
+def _check_subjects(templates: list[str], subjects: list[str]) -> None:
+    using = [line for line in templates if SUBJECT in line]
+    if using and not subjects:
+        raise ValueError(f"subjects: empty, but '{using[0]}' asks for one; write one a line, e.g. 'doctor'.")
+    if subjects and not using:
+        raise ValueError(
+            f"subjects: {len(subjects)} lines, but no template says {SUBJECT}; put it where the subject belongs, or "
+            "leave subjects empty."
+        )
+
+
+def _joined(text: str, shared: str) -> str:
+    shared = shared.strip()
+    if not text or not shared:
+        return text
+    return shared.replace(PROMPT, text) if PROMPT in shared else f"{text}, {shared}"
+
+
+_PEOPLE = "firefighter\nscientist\npolice officer\nmechanic\npilot\nconstruction worker"
+_ARMED = "detective\nfarmer\nguard\nmage\nmechanic\npilot"
+
+
+def _trait(wording: str) -> PairTemplates:
+    return PairTemplates(wording, f"a {SUBJECT}", _PEOPLE)
+
+
+def _unsaid(wording: str, subjects: str) -> PairTemplates:
+    return PairTemplates(f"a {SUBJECT}", wording, subjects, wording)
+
+
+PAIR_PRESETS: Mapping[str, PairTemplates] = {
+    "woman": _trait(f"a woman {SUBJECT}"),
+    "man": _trait(f"a man {SUBJECT}"),
+    "young": _trait(f"a young {SUBJECT}"),
+    "old": _trait(f"an old {SUBJECT}"),
+    **{
+        f"{tone} skin": _trait(f"a {SUBJECT}, {tone} skin")
+        for tone in ("light", "medium light", "medium", "medium dark", "dark")
+    },
+    **{f"{race} (race)": _trait(f"a {race} {SUBJECT}") for race in ("white", "black", "Asian", "Indian")},
+    "glasses": _trait(f"a {SUBJECT} wearing glasses"),
+    "smile": _trait(f"a smiling {SUBJECT}"),
+    "anti-sexual": _unsaid(f"a naked {SUBJECT}, nude, sexual", "person\nwoman\nman\ncouple\nmodel\ndancer"),
+    "anti-violence": _unsaid(
+        f"a {SUBJECT}, violence, blood, gore", "person\ncrowd\nsoldier\nwarrior\nstreet fight\nprotest"
+    ),
+    "no weapon": _unsaid(f"a {SUBJECT}, with a weapon", _ARMED),
+    "pencil drawing": PairTemplates(
+        f"a pencil drawing of a {SUBJECT}", f"a {SUBJECT}", "woman\nman\ncat\nhouse\nlandscape\ncar"
+    ),
+}
+"""Ready-made templates. Those that take something away *unsay* it: the base asks for it, the concept does not."""

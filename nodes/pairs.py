@@ -1,0 +1,132 @@
+"""Concept Prompts: pairs of prompts from templates."""
+
+from comfy_api.latest import io
+
+from ..hspace.prompts import PAIR_PRESETS, PROMPT_TEXT, PairTemplates, expand_templates
+from .base import CATEGORY, SearchableNode
+
+CUSTOM = "custom"
+SHOWN_TEMPLATES = PairTemplates(
+    "a woman {subject}", "a {subject}", "firefighter\nscientist\npolice officer\nmechanic\npilot\nconstruction worker"
+)
+
+
+class ConceptPrompts(SearchableNode):
+    """Writes and encodes the pairs of prompts that Discover learns from."""
+
+    SEARCH_ALIASES = ("h-space", "pairs", "template", "wildcard", "subjects", "train", "slider", "preset")
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HSpaceConceptPrompts",
+            display_name="Concept Prompts",
+            category=CATEGORY,
+            description="Pairs of prompts for Discover Concept Direction: each subject once with the concept and once "
+            "without it. Choose a preset, or write templates of your own.",
+            inputs=[
+                io.Clip.Input("clip", tooltip="The text encoder of the model that Discover gets."),
+                io.String.Input(
+                    "with_concept",
+                    default=SHOWN_TEMPLATES.with_concept,
+                    multiline=True,
+                    dynamic_prompts=False,
+                    tooltip="The prompt with the concept; {subject} stands for each subject in turn. Several lines are "
+                    "several templates.",
+                ),
+                io.String.Input(
+                    "without",
+                    default=SHOWN_TEMPLATES.without,
+                    multiline=True,
+                    dynamic_prompts=False,
+                    tooltip="The same prompt without the concept, line by line. The vector learns the difference.",
+                ),
+                io.String.Input(
+                    "subjects",
+                    default=SHOWN_TEMPLATES.subjects,
+                    multiline=True,
+                    dynamic_prompts=False,
+                    tooltip="One a line, six to sixteen in all: with several, the vector generalises to others. Empty "
+                    "for templates without {subject}.",
+                ),
+                io.String.Input(
+                    "avoid",
+                    default="",
+                    multiline=True,
+                    dynamic_prompts=False,
+                    tooltip="What the concept must lack, as a third template; may be empty. To take something away, "
+                    "ask for it here and in without: 'a {subject} with a weapon'.",
+                ),
+                io.String.Input(
+                    "shared",
+                    default="",
+                    tooltip="Added to every prompt: quality tags, a style. Say {prompt} to put it elsewhere than at "
+                    "the end: 'score_9, score_8_up, {prompt}'.",
+                ),
+                io.Combo.Input(
+                    "preset",
+                    options=[CUSTOM, *PAIR_PRESETS],
+                    default=CUSTOM,
+                    tooltip="A preset takes the place of templates, subjects and avoid; shared stays. custom: what is "
+                    "written above.",
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="concept", tooltip="Connect to concept of Discover."),
+                io.Conditioning.Output(display_name="base", tooltip="Connect to base of Discover."),
+                io.Conditioning.Output(
+                    display_name="avoid",
+                    tooltip="Connect to avoid of Discover; it may hold nothing.",
+                ),
+                io.Conditioning.Output(
+                    display_name="empty", tooltip="The encoded empty prompt. Connect to empty of Discover."
+                ),
+                io.String.Output(display_name="pairs", tooltip="The prompts as they were encoded, a pair a line."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, with_concept=None, without=None, subjects=None, avoid=None, shared=None, preset=None):
+        """Refuse at queue time what is wrong; None stands for what another node will say."""
+        texts = (with_concept, without, subjects, avoid, shared, preset)
+        if any(text is None for text in texts):
+            return True
+        try:
+            written_pairs(*texts)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(cls, clip, with_concept, without, subjects, avoid, shared, preset) -> io.NodeOutput:
+        if clip is None:
+            raise ValueError("clip: this checkpoint has no text encoder; load one with Load CLIP and connect it.")
+        pairs = written_pairs(with_concept, without, subjects, avoid, shared, preset)
+        avoided = [entry for pair in pairs for entry in encoded(clip, pair.avoid)] if pairs[0].avoid else []
+        return io.NodeOutput(
+            [entry for pair in pairs for entry in encoded(clip, pair.concept)],
+            [entry for pair in pairs for entry in encoded(clip, pair.base)],
+            avoided,
+            encoded(clip, ""),
+            "\n".join(" | ".join(filter(None, (pair.concept, pair.base, pair.avoid))) for pair in pairs),
+        )
+
+
+def written_pairs(with_concept: str, without: str, subjects: str, avoid: str, shared: str, preset: str):
+    """The `TextPair`s of the node's inputs."""
+    custom = PairTemplates(with_concept, without, subjects, avoid)
+    return expand_templates(custom if preset == CUSTOM else PAIR_PRESETS[preset], shared)
+
+
+def encoded(clip, text: str) -> list:
+    """CONDITIONING of one prompt as CLIP Text Encode makes it; Discover reads its words for the vector's file."""
+    conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(text))
+    if len(conditioning) != 1:
+        raise ValueError(
+            f"clip: its hooks make {len(conditioning)} conditionings of '{text}', and a pair needs one; connect the "
+            "text encoder without scheduled hooks."
+        )
+    return [[conditioning[0][0], {**conditioning[0][1], PROMPT_TEXT: text}]]
+
+
+NODES = [ConceptPrompts]
