@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from functools import wraps
 from inspect import signature
+from typing import Any
 
 from comfy_api.latest import io
 
@@ -37,7 +38,8 @@ class SearchableNode(io.ComfyNode):
         super().__init_subclass__(**kwargs)
         execute = cls.__dict__.get("execute")
         if execute is not None and not hasattr(execute.__func__, "__wrapped__"):  # ComfyUI clones node classes
-            cls.execute = classmethod(_with_finite_inputs(execute.__func__))
+            checked: Any = classmethod(_with_finite_inputs(execute.__func__))
+            cls.execute = checked
 
     @classmethod
     def GET_NODE_INFO_V1(cls) -> dict:

@@ -35,7 +35,7 @@ class Sweep(Expression):
 
     @classmethod
     def of(cls, parts, settings) -> Sweep:
-        return cls(*parts, *settings)
+        return cls(parts[0], settings[0], settings[1])
 
     @property
     def same_for_all(self) -> bool:

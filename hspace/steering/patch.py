@@ -203,7 +203,7 @@ class SteeringPatch:
             masks=masks,
             repeats=rows.repeats,
         )
-        sizes = {site: self.bottleneck.map_size(*size, site) for site in sorted(self.sites)}
+        sizes = {site: self.bottleneck.map_size(size[0], size[1], site) for site in sorted(self.sites)}
         return call.finish(sizes, x.device, dtype)
 
     def __call__(self, h: torch.Tensor, hsp: torch.Tensor, transformer_options: dict):
@@ -217,8 +217,9 @@ class SteeringPatch:
                 "model: Apply H-Space Steering knows schedules and halves of CFG from ComfyUI's sampling, and this "
                 "model was called outside of it. Sample it through a guider (KSampler, SamplerCustomAdvanced ...)."
             )
-        call = calls[self.key]
-        self.run_of_call(h, transformer_options).ran = True
+        call, run = calls[self.key], self.run_of_call(h, transformer_options)
+        if run is not None:
+            run.ran = True
         if call is None:
             return h, hsp
         delta = call.deltas[site]
