@@ -2,8 +2,10 @@
 
 import copy
 import io
+import json
 import random
 import time
+import urllib.request
 
 import numpy as np
 import pytest
@@ -161,3 +163,39 @@ def test_expressions_are_made_of_numbers(number):
     for make in (lambda: number * A, lambda: Sweep(A, number, 1), lambda: Sweep(A, 0, number)):
         with pytest.raises(ValueError, match="which is no number to compute with"):
             make()
+
+
+def outcome(server, prompt) -> str:
+    """What a server says of a prompt that fails, sent as any client may: JSON with NaN in it."""
+    body = json.dumps({"prompt": prompt}).encode()
+    request = urllib.request.Request(f"{server.url}/prompt", body, {"Content-Type": "application/json"})
+    number = json.loads(urllib.request.urlopen(request, timeout=30).read())["prompt_id"]
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        history = json.loads(urllib.request.urlopen(f"{server.url}/history/{number}", timeout=30).read())
+        if number in history:
+            messages = dict(history[number]["status"]["messages"])
+            return messages["execution_error"]["exception_message"]
+        time.sleep(0.1)
+    raise TimeoutError
+
+
+@pytest.mark.parametrize(
+    ("node_id", "inputs", "words"),
+    [
+        ("HSpaceSweepConcept", {"from": float("nan"), "to": 1.0}, "from: found nan"),
+        ("HSpaceSweepConcept", {"from": ["number", 0], "to": 1.0}, "from: found nan"),
+        ("HSpaceChooseConcept", {"weights": "1e99999999,1"}, "weights: '1e99999999,1' is not a list of numbers"),
+    ],
+)
+def test_through_a_server(server, node_id, inputs, words):
+    loaded = ["load", 0]
+    one, two = {"concept": loaded}, {"concept_1": loaded, "concept_2": loaded, "mode": "balanced", "seed": 0}
+    prompt = {
+        "load": {"class_type": "HSpaceLoadConcept", "inputs": {"concept_name": "emoji_woman.safetensors"}},
+        "number": {"class_type": "PrimitiveFloat", "inputs": {"value": float("nan")}},
+        "node": {"class_type": node_id, "inputs": {**(one if "from" in inputs else two), **inputs}},
+        "inspect": {"class_type": "HSpaceInspectConcept", "inputs": {"concept": ["node", 0]}},
+        "show": {"class_type": "PreviewImage", "inputs": {"images": ["inspect", 1]}},
+    }
+    assert words in outcome(server, prompt)
