@@ -7,7 +7,7 @@ import pytest
 from hspace.prompts import without_requests
 from hspace.prompts.language import language
 from hspace.prompts.topics import PRESETS, find_topic
-from prompt_sets import OTHER_LANGUAGES, RULES, SETS, counts, interval, labelled, removals
+from prompt_sets import OTHER_LANGUAGES, RULES, SETS, counts, interval, labelled, removals, words
 
 
 def heard(prompt: str) -> set[str]:
@@ -133,6 +133,38 @@ def test_requests(prompt, topics, left):
 def test_what_has_to_stay(prompt):
     assert heard(prompt)
     assert without_requests(prompt, RULES) == prompt
+
+
+@pytest.mark.parametrize(
+    "negation", ["no", "without any", "without", "please do not show", "avoid", "free of", "with no"]
+)
+@pytest.mark.parametrize(
+    "items",
+    [
+        "weapons, armour or helmet",
+        "armour, weapons or helmet",
+        "weapons, armour and helmet",
+        "armour, weapons and helmet",
+        "weapons and armour",
+        "armour and weapons",
+        "weapons or any armour",
+        "weapons, armour, or a big helmet",
+        "weapons/armour",
+        "weapons nor armour",
+        "blood, weapons, nudity or armour",
+        "weapons, nudity",
+    ],
+)
+@pytest.mark.parametrize(
+    "end", ["", ", misty forest", ". Misty forest.", "\nmisty forest", " in a misty forest", " (misty:1.2)"]
+)
+def test_a_list_under_one_negation_goes_whole_or_stays_whole(negation, items, end):
+    """Otherwise what was refused is asked for."""
+    prompt = f"a knight, {negation} {items}{end}"
+    left = without_requests(prompt, RULES)
+    assert left == prompt or not set(words(left)) & {"weapons", "armour", "helmet", "nudity", "blood"}, left
+    assert left.startswith("a knight")
+    assert "misty" in left.lower() or not end
 
 
 CHUNKS = (

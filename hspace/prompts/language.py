@@ -42,7 +42,6 @@ _SPACED = re.compile(rf"\d+\.\d+(?![^\W_])|\d+\+(?!\w)|[^\W_]+(?:'[^\W_]+)*|{_WE
 _BY_CHARACTER = re.compile(rf"[0-9]+|[a-zA-Z]+|{_WEIGHT}|{_TAG}|{_MARK}|[^\W_]")
 _BREAK = re.compile(r"\bBREAK\b")
 _PATTERN = re.compile(r"'(?P<literal>[^']+)'|(?P<name>[a-z_]+)|\s+|(?P<operator>.)")
-_PART = re.compile(r"([^()]*)(?:\((.*)\))?")
 
 
 @dataclass(frozen=True)
@@ -239,8 +238,8 @@ def expand(phrase: str) -> list[str]:
     for part in phrase.split():
         options = []
         for option in part.split("|"):
-            stem, ending = _PART.fullmatch(option).groups()
-            options += [stem] if ending is None else [stem, stem + ending]
+            stem, _, ending = option.rstrip(")").partition("(")
+            options += [stem, stem + ending] if ending else [stem]
         choices.append([option.replace("_", " ") for option in options])
     return [" ".join(words) for words in product(*choices)] if choices else []
 

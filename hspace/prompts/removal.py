@@ -119,7 +119,8 @@ def _beginning(request: Request) -> tuple[bool, int | None]:
         opener = place
     for _ in range(_REACH):
         if place == 0 or rules["boundary"].match(symbols, place - 1):
-            return False, None if _is_subject(request, place) else place
+            opened = opener == place and not rules["refusing"].match(symbols, request.first)
+            return opened, None if _is_subject(request, place) else place
         if not rules["lead"].match(symbols, place - 1):
             break
         place -= 1
