@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from ..hspace.discovery import METHODS, SITES, DiscoverySettings, PromptPairs, discover
+from ..hspace.files import safe_concept_name
 from ..hspace.prompts import noted_texts, prompt_texts
 from ..hspace.viewing import loss_plot
 from .base import CATEGORY, ConceptVector, SearchableNode, schema
@@ -199,6 +200,8 @@ class DiscoverConcept(SearchableNode):
         values = {key: single(key, listed) for key, listed in inputs.items()}
         model, start_from = values.pop("model"), values.pop("start_from", None)
         preview_every = values.pop("preview_every", 50)
+        if values["name"].strip():
+            values["name"] = safe_concept_name(values["name"])
         settings = DiscoverySettings(**values)
         node_id = cls.hidden.unique_id
         prompts = {"concept": joined(concept), "base": joined(base), "avoid": joined(avoid or [])}

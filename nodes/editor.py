@@ -47,6 +47,12 @@ class NodeObserver(Observer):
         self.preview_every = preview_every if self.previewer is not None else 0
         self.bar = comfy.utils.ProgressBar(steps)
         self.file, self.node_id, self._warned = PartialFile(name), node_id, False
+        if self.file.renamed:
+            self.note(self.file.renamed)
+        try:
+            self.file.check()
+        except OSError as error:
+            self._warn(f"The discovery of '{name}' cannot be saved while it runs, and a crash would lose it: {error}")
 
     def step(self, progress: Progress) -> None:
         preview = None

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hspace_steering.nodes.editor import NodeObserver
 
-from helpers import ROOT, conditioning, tiny_model
+from helpers import ROOT, conditioning, run_node, tiny_model
 from hspace.discovery import DiscoverySettings, Observer, PromptPairs, discover
 from hspace.files import autosave, load_concept
 
@@ -212,3 +212,30 @@ def test_kill_9_leaves_a_file_that_goes_on_to_the_same_bits(step, whole, tmp_pat
     partial = load_concept(tmp_path / "partial" / "test.safetensors")
     assert partial.provenance.steps in (step, step + 1)
     same(find(start_from=partial), whole)
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 300, "é" * 150, "\N{GRINNING FACE}" * 80, "..", ".", "CON", "two\nlines", "a/b\\c", "\ud800"]
+)
+def test_any_name_is_made_safe_before_the_first_step(name, vector_folder, monkeypatch):
+    monkeypatch.setattr(autosave, "EVERY", 0.0)
+    prompts = {"concept": conditioning(1), "base": conditioning(2)}
+    sizes = {"steps": 1, "batch_size": 1, "sample_count": 1, "width": 64, "height": 64}
+    saved, save = [], autosave.PartialFile.save
+    monkeypatch.setattr(autosave.PartialFile, "save", lambda self, vector: saved.append(save(self, vector)))
+    vector, *_ = run_node("HSpaceDiscoverConcept", model=tiny_model(), name=name, **prompts, **sizes)
+    assert 0 < len(vector.name) <= 200
+    assert "\n" not in vector.name
+    (path,) = saved
+    assert path.parent == vector_folder / "partial"
+    assert len(path.name.encode()) <= 255
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_the_first_step(monkeypatch, vector_folder, caplog):
+    (vector_folder / "partial").write_text("not a folder")
+    monkeypatch.setattr(autosave, "EVERY", 0.0)
+    with caplog.at_level(logging.WARNING):
+        observer = NodeObserver(tiny_model(), 12, "test", 0, None)
+        assert "cannot be saved while it runs" in caplog.text
+        assert find(observer).vector.provenance.steps == 12
+    assert sum("cannot be saved" in record.message for record in caplog.records) == 1
