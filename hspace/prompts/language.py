@@ -77,7 +77,8 @@ class Language:
             {tuple(sorted(names)) for names in self._classes.values()}
             | {(name,) for name in (*UNKNOWN, *self.data["endings"].values())}
         )
-        self._symbols = {names: chr(_FIRST_SYMBOL + number) for number, names in enumerate(sets)}
+        characters = map(chr, range(_FIRST_SYMBOL, _FIRST_SYMBOL + len(sets)))
+        self._symbols = dict(zip(sets, characters, strict=True))
         self._single: dict[str, str] = {}
         self._phrases: dict = {}  # a tree of words; the symbol of a phrase is below the None after its last word
         for words, names in self._classes.items():

@@ -16,7 +16,7 @@ _REACH = 12
 _OPEN, _CLOSE = "([{\uff08", ")]}\uff09"
 _LINKS = ",;:\uff0c\u3001\uff1b\uff1a"  # the last four are the wide ones of Chinese and Japanese
 _SEPARATORS, _ENDS = _LINKS + "|\u2013\u2014-", ".!?\u3002\uff01\uff1f"
-_WIDE = 0x2E80  # from here on are scripts without spaces
+_WIDE = "\u2e80"  # from here on are scripts without spaces
 
 
 def remove(text: str, requests: Iterable[Request]) -> str:
@@ -198,7 +198,7 @@ class _Text:
             else:
                 while left and left[-1] == "\n":
                     left.pop()
-        elif left and left[-1] not in _OPEN + "\n" and not ends and text[place] not in _LINKS and ord(left[-1]) < _WIDE:
+        elif left and left[-1] not in _OPEN + "\n" and not ends and text[place] not in _LINKS and left[-1] < _WIDE:
             left.append(" ")
         return place
 
