@@ -94,9 +94,8 @@ def _copies(layer: Any, dtype: torch.dtype, device: torch.device) -> dict[str, t
     own = getattr(layer, "cast_bias_weight", None)  # layers of GGUF files
     if own is not None:
         return _plain_copies(own(dtype=dtype, device=device, bias_dtype=dtype), dtype)
-    weight, bias, stream = comfy.ops.cast_bias_weight(
-        layer, dtype=dtype, device=device, bias_dtype=dtype, offloadable=True
-    )
+    cast_weights: Any = comfy.ops.cast_bias_weight
+    weight, bias, stream = cast_weights(layer, dtype=dtype, device=device, bias_dtype=dtype, offloadable=True)
     try:
         return _plain_copies((weight, bias), dtype)
     finally:
@@ -131,3 +130,21 @@ def make_room(patcher, memory: float) -> None:
 def drop_stream_buffers() -> None:
     """Let ComfyUI make its buffers for streamed weights anew: those made in inference mode are read-only outside it."""
     getattr(comfy.model_management, "reset_cast_buffers", bool)()
+
+
+def set_conds(guider, positive: list, negative: list) -> None:
+    """`set_conds` of a guider.
+
+    Raises:
+        ValueError: a prompt has hooks, and ComfyUI cannot load the model again without dynamic VRAM, as it needs to.
+    """
+    try:
+        guider.set_conds(positive, negative)
+    except RuntimeError as error:
+        if "non-dynamic delegate" not in str(error):
+            raise
+        raise ValueError(
+            "model: a prompt carries hooks, for which ComfyUI has to load the model a second time, and its loader does "
+            "not say how. Load it with Load Checkpoint or Load Diffusion Model, take the hooks off the prompts, or "
+            "start ComfyUI with --disable-dynamic-vram."
+        ) from error

@@ -299,3 +299,14 @@ def test_cfg_split_over_devices(monkeypatch):
     assert torch.equal(found(model)[0], found(tiny_model())[0])
     assert seen
     assert not any(seen)
+
+
+def test_hooks_on_a_model_that_cannot_be_loaded_again(monkeypatch):
+    """What a sampler of newer versions says where a hooked prompt meets a dynamic model of another pack's loader."""
+
+    def set_conds(guider, positive, negative):
+        raise RuntimeError("Cannot create non-dynamic delegate: cached_patcher_init is not initialized.")
+
+    monkeypatch.setattr(comfy.samplers.CFGGuider, "set_conds", set_conds)
+    with pytest.raises(ValueError, match=r"model: a prompt carries hooks.*Load Checkpoint"):
+        found(tiny_model())

@@ -18,7 +18,7 @@ import torch
 
 from ..bottleneck import Bottleneck, base_model, find_bottleneck
 from ..comfy_compat import patched_weights, with_role
-from ..comfy_weights import decoder_layers
+from ..comfy_weights import decoder_layers, set_conds
 from ..concepts import Provenance, UnfinishedVector, Vector
 from ..version import CREATED_WITH
 from .beginning import beginning_note, latent_shape, start_vector
@@ -141,7 +141,7 @@ class _DiscoverySampler(comfy.samplers.Sampler):
         settings, model = self.settings, self.model
         guider = comfy.samplers.CFGGuider(model)
         # All roles are prompts for images, so patches that tell CFG's halves apart must take them for positive ones.
-        guider.set_conds(self.pairs.with_roles(), with_role(self.pairs.unconditional(), "empty"))
+        set_conds(guider, self.pairs.with_roles(), with_role(self.pairs.unconditional(), "empty"))
         latent = torch.zeros(settings.batch_size, *shape)
         noise = comfy.sample.prepare_noise(latent, settings.seed)
         sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", 1)

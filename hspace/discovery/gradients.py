@@ -35,6 +35,7 @@ def gradients_through(model, shape: Sequence[int], device: torch.device, patcher
     if copied:
         weights.make_room(patcher, copied + patcher.memory_required([2 * shape[0], *shape[1:]]))
     originals: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    kinds: set[str] = set()
     with torch.inference_mode(False), torch.enable_grad():
         weights.drop_stream_buffers()
         try:
