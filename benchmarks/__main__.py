@@ -21,6 +21,7 @@ NAMES = (
     "steering_overhead",
     "step_cost",
     "discovery_overhead",
+    "endurance",
 )
 """Modules with `add_arguments(parser)` and `run(options)`."""
 

@@ -190,6 +190,11 @@ class DiscoverConcept(SearchableNode):
                     is_output_list=True,
                     tooltip="The images the vector was learnt on. Decode them to check that they show the concept.",
                 ),
+                io.Image.Output(
+                    display_name="preview",
+                    tooltip="The last preview: the same seeds plain (top) and steered (bottom), coarsely decoded. "
+                    "Connect to preview of Save.",
+                ),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
             is_input_list=True,
@@ -207,16 +212,18 @@ class DiscoverConcept(SearchableNode):
         prompts = {"concept": joined(concept), "base": joined(base), "avoid": joined(avoid or [])}
         noted = {f"{role}_prompt": noted_texts(entries) for role, entries in prompts.items() if entries}
         texts = prompt_texts(cls.hidden.prompt, node_id) | {key: text for key, text in noted.items() if text}
+        observer = NodeObserver(model, settings.steps, settings.name, preview_every, node_id)
         discovery = discover(
             model,
             PromptPairs(prompts["concept"], prompts["base"], prompts["avoid"] or None, empty and joined(empty), texts),
             settings,
             samples and [latents_of(batch) for batch in samples],
             start_from,
-            NodeObserver(model, settings.steps, settings.name, preview_every, node_id),
+            observer,
         )
         latents = [{"samples": batch} for batch in discovery.samples]
-        return io.NodeOutput(discovery.vector, loss_plot(discovery.losses, settings.name), latents)
+        plot = loss_plot(discovery.losses, settings.name)
+        return io.NodeOutput(discovery.vector, plot, latents, observer.picture())
 
 
 def single(name: str, values: list):

@@ -9,6 +9,8 @@ import textwrap
 from pathlib import Path
 
 import comfy.utils
+import numpy as np
+import torch
 
 from ..hspace.comfy_compat import previewer_for
 from ..hspace.concepts import Vector
@@ -44,7 +46,9 @@ class NodeObserver(Observer):
 
     def __init__(self, model, steps: int, name: str, preview_every: int, node_id: str | None):
         self.previewer = previewer_for(model)
-        self.preview_every = preview_every if self.previewer is not None else 0
+        # Where the user watches no previews, one comparison at the end is made, for the node's output.
+        self.preview_every = preview_every if self.previewer is not None else min(preview_every, 1) * steps
+        self.latent_format, self._latest = model.get_model_object("latent_format"), None
         self.bar = comfy.utils.ProgressBar(steps)
         self.file, self.node_id, self._warned = PartialFile(name), node_id, False
         if self.file.renamed:
@@ -55,7 +59,7 @@ class NodeObserver(Observer):
             self._warn(f"The discovery of '{name}' cannot be saved while it runs, and a crash would lose it: {error}")
 
     def step(self, progress: Progress) -> None:
-        preview = None
+        preview, self._latest = None, progress.preview
         if self.previewer is not None:
             preview = self.previewer.decode_latent_to_preview_image("JPEG", progress.preview)
         self.bar.update_absolute(progress.step, progress.steps, preview)
@@ -81,6 +85,22 @@ class NodeObserver(Observer):
         self._clean_up()
         if text := vector.provenance.range_text():
             show_on_node(f"{vector.name}: {text}", self.node_id)
+
+    def picture(self) -> torch.Tensor:
+        """IMAGE `[1, H, W, 3]` of the last preview, decoded without a VAE as previews are."""
+        if self._latest is None:
+            raise RuntimeError("There is no preview before the first step.")
+        latent, shape = self._latest[:1].float().cpu(), self._latest.shape[-2:]
+        if self.previewer is not None:
+            _, picture, _ = self.previewer.decode_latent_to_preview_image("PNG", latent)
+            image = torch.from_numpy(np.array(picture.convert("RGB"))).float()[None] / 255
+        else:
+            factors = torch.tensor(self.latent_format.latent_rgb_factors)
+            bias = torch.tensor(self.latent_format.latent_rgb_factors_bias or [0.0] * 3)
+            image = ((latent.movedim(1, -1) @ factors + bias + 1) / 2).clamp(0, 1)
+        height, width = (8 * side for side in shape)
+        samples = comfy.utils.common_upscale(image.movedim(-1, 1), width, height, "bicubic", "disabled")
+        return samples.movedim(1, -1).clamp(0, 1)
 
     def _save(self, vector: Vector) -> Path | None:
         """The vector's partial file; None, with one warning a run, where it cannot be written: the run goes on."""

@@ -31,8 +31,8 @@ class ConceptPrompts(SearchableNode):
                     default=SHOWN_TEMPLATES.with_concept,
                     multiline=True,
                     dynamic_prompts=False,
-                    tooltip="The prompt with the concept; {subject} stands for each subject in turn. Several lines are "
-                    "several templates.",
+                    tooltip="The prompt with the concept; 'subject' in curly brackets stands for each subject in turn. "
+                    "Several lines are several templates.",
                 ),
                 io.String.Input(
                     "without",
@@ -47,7 +47,7 @@ class ConceptPrompts(SearchableNode):
                     multiline=True,
                     dynamic_prompts=False,
                     tooltip="One a line, six to sixteen in all: with several, the vector generalises to others. Empty "
-                    "for templates without {subject}.",
+                    "for templates that name none.",
                 ),
                 io.String.Input(
                     "avoid",
@@ -55,13 +55,13 @@ class ConceptPrompts(SearchableNode):
                     multiline=True,
                     dynamic_prompts=False,
                     tooltip="What the concept must lack, as a third template; may be empty. To take something away, "
-                    "ask for it here and in without: 'a {subject} with a weapon'.",
+                    "ask for it here and in without.",
                 ),
                 io.String.Input(
                     "shared",
                     default="",
-                    tooltip="Added to every prompt: quality tags, a style. Say {prompt} to put it elsewhere than at "
-                    "the end: 'score_9, score_8_up, {prompt}'.",
+                    tooltip="Added to every prompt: quality tags, a style. Say 'prompt' in curly brackets where the "
+                    "prompt should not come first.",
                 ),
                 io.Combo.Input(
                     "preset",

@@ -12,6 +12,7 @@ from ..hspace.files import (
     safe_concept_name,
     safe_prefix,
     save_concept,
+    save_preview,
     vector_path,
 )
 from ..hspace.viewing import compare_concepts, inspect_concept, inspection_picture, inspection_report
@@ -63,6 +64,12 @@ class SaveConcept(SearchableNode):
                     default="my_concept",
                     tooltip="File name without extension; 'sd15/woman' creates a subfolder.",
                 ),
+                io.Image.Input(
+                    "preview",
+                    optional=True,
+                    tooltip="A picture that model libraries and managers show for the vector, from Discover or a "
+                    "sampler: its first image is saved beside the vector as a PNG of the same name.",
+                ),
             ],
             outputs=[io.String.Output(display_name="path", tooltip="Full path of the saved file.")],
             hidden=[io.Hidden.unique_id],
@@ -79,7 +86,7 @@ class SaveConcept(SearchableNode):
         return True
 
     @classmethod
-    def execute(cls, concept, filename_prefix) -> io.NodeOutput:
+    def execute(cls, concept, filename_prefix, preview=None) -> io.NodeOutput:
         if not isinstance(concept, Vector):
             raise ValueError(
                 f"concept: '{concept.describe()}' is a combination; a file holds one vector. Save the vectors it is "
@@ -90,6 +97,8 @@ class SaveConcept(SearchableNode):
             renamed(filename_prefix, safe_prefix(filename_prefix)),
             renamed(concept.name, safe_concept_name(concept.name)),
         ]
+        if preview is not None and not save_preview(preview[0].cpu().numpy(), path):
+            changes.append(f"{path.stem}.png was there before, and was left as it is.")
         if changes := [change for change in changes if change]:
             show_on_node(" ".join(changes), cls.hidden.unique_id)
         return io.NodeOutput(str(path), ui={"text": [str(path), *changes]})

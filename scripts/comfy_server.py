@@ -74,10 +74,15 @@ class Server:
 
 
 @contextlib.contextmanager
-def running_server(extra_arguments: tuple[str, ...] = ()) -> Iterator[Server]:
+def running_server(
+    extra_arguments: tuple[str, ...] = (), prepare: Callable[[Path], None] = lambda base: None
+) -> Iterator[Server]:
     """A server with the pack linked into its own temporary base directory; gone, with all it wrote, on leaving.
 
     Honours COMFYUI_PATH. A SIGTERM ends it like Ctrl+C does.
+
+    Args:
+        prepare: called with the base directory before the server starts.
     """
     comfyui = comfyui_folder()
     with tempfile.TemporaryDirectory(prefix="hspace-comfyui-") as temporary, _sigterm_as_exit():
@@ -85,6 +90,7 @@ def running_server(extra_arguments: tuple[str, ...] = ()) -> Iterator[Server]:
         for name in ("custom_nodes", "models", "input", "output", "user", "temp"):
             (base / name).mkdir()
         (base / "custom_nodes" / "h-space-steering").symlink_to(ROOT, target_is_directory=True)
+        prepare(base)
         port = _free_port()
         log = base / "server.log"
         command = [

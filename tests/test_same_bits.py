@@ -91,7 +91,7 @@ def check(name: str, found: dict[str, dict]) -> None:
 def test_discovery(name):
     inputs = {**FAST, "concept": conditioning(1), "base": conditioning(2), **CASES[name]}
     inputs["model"] = inputs.pop("model", tiny_model)()
-    concept, _, samples = run_node("HSpaceDiscoverConcept", **inputs)
+    concept, _, samples, _ = run_node("HSpaceDiscoverConcept", **inputs)
     numbers = ("evaluations", "final_loss", "reach", "scale", "strength_saturates", "strength_breaks")
     texts = concept.provenance.to_strings()
     metadata = [float(texts[key]) for key in numbers if key in texts]

@@ -10,6 +10,7 @@ SCHEMA = json.loads((ROOT / "tests" / "data" / "schema.json").read_text("utf-8")
 """Nodes by id: inputs in their order, outputs in theirs, and what of a node decides how it is called."""
 DISPLAY_NAMES = {
     "HSpaceLoadDemoModel": "Load Emoji Demo Model",
+    "HSpaceConceptPrompts": "Concept Prompts",
     "HSpaceDiscoverConcept": "Discover Concept Direction",
     "HSpaceSaveConcept": "Save Concept Vector",
     "HSpaceLoadConcept": "Load Concept Vector",

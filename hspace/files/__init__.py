@@ -4,6 +4,7 @@ from .autosave import PartialFile
 from .folder import FOLDER_KIND, find_vector, list_vectors, register_folder, vector_path
 from .names import is_name, renamed, safe_concept_name, safe_name, safe_prefix
 from .paper_file import import_paper_concept
+from .preview import save_preview
 from .vector_file import load_concept, save_concept
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "safe_name",
     "safe_prefix",
     "save_concept",
+    "save_preview",
     "vector_path",
 ]

@@ -53,6 +53,16 @@ def create_file(path: Path, content: bytes) -> Path:
         return free
 
 
+def create_if_free(path: Path, content: bytes) -> bool:
+    """Write a file under a name; False, and nothing written, where a file has it.
+
+    Raises:
+        OSError: says in which folder, and why.
+    """
+    with _written(path.parent, content) as unfinished:
+        return _moved(unfinished, path)
+
+
 def remove_file(path: Path) -> None:
     """Remove a file, where there is one.
 
