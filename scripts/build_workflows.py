@@ -11,7 +11,7 @@ import urllib.request
 
 from .blueprints import BLUEPRINTS
 from .comfy_server import running_server
-from .workflow_builder import ROW, TITLE_HEIGHT, Out, Workflow, load_vector
+from .workflow_builder import Out, Workflow, load_vector
 
 STRENGTH = 1.0
 SAMPLER_BOX = (320, 500)  # with room for the live preview
@@ -24,63 +24,60 @@ def discover_and_steer(flow: Workflow) -> None:
     model, clip, vae = flow.add("HSpaceLoadDemoModel")
     flow.note(
         "### 1. A model\nThe emoji demo model needs no download. To use your own, put **Load Checkpoint** in its place "
-        "and set width and height in step 3 to its native size (512 for SD 1.5, 1024 for SDXL).",
-        height=190,
+        "and set the latent in step 4 to its native size (512 for SD 1.5, 1024 for SDXL).",
+        height=170,
     )
     flow.group("1. Model", 0)
 
     first = len(flow.nodes)
-    professions = ("firefighter", "scientist", "police officer", "mechanic", "pilot", "construction worker")
-    pairs = []
-    for column, (title, prompt) in enumerate((("concept", "a woman {}"), ("base", "a {}"))):
-        flow.at(1 + 2 * column)
-        prompts = [
-            flow.add("CLIPTextEncode", title, (300, 96), clip=clip, text=prompt.format(p))[0] for p in professions
-        ]
-        flow.at(2 + 2 * column)
-        combined = prompts[0]
-        for other in prompts[1:]:
-            (combined,) = flow.add(
-                "ConditioningCombine", None, (300, 60), conditioning_1=combined, conditioning_2=other
-            )
-        pairs.append(combined)
-    flow.at(4, 5 * (60 + TITLE_HEIGHT + ROW))
+    flow.at(1)
+    concept, base, avoid, empty, _ = flow.add(
+        "HSpaceConceptPrompts",
+        None,
+        (340, 560),
+        clip=clip,
+        with_concept="a woman {subject}",
+        without="a {subject}",
+        subjects="firefighter\nscientist\npolice officer\nmechanic\npilot\nconstruction worker",
+    )
     flow.note(
-        "### 2. Pairs of prompts\nLeft with the concept, right without it, in the same order. The vector learns what "
-        "the right side leaves out. With several pairs it generalises to other prompts.",
-        height=150,
+        "### 2. Pairs of prompts\nEach subject once with the concept and once without it. The vector learns what "
+        "**without** leaves out; with several subjects it generalises to others. Choose a **preset** to find something "
+        "else.",
+        340,
+        170,
     )
     flow.group("2. Prompts: with the concept, and without", first)
 
     first = len(flow.nodes)
-    flow.at(5)
-    vector, plot, samples = flow.add(
+    flow.at(2.15)
+    vector, plot, samples, preview = flow.add(
         "HSpaceDiscoverConcept",
         None,
-        (320, 812),
+        (320, 872),
         model=model,
-        concept=pairs[0],
-        base=pairs[1],
+        concept=concept,
+        base=base,
+        avoid=avoid,
+        empty=empty,
         name="woman",
-        width=128,
-        height=128,
         measure_range=True,
     )
-    flow.add("HSpaceSaveConcept", None, (320, 84), concept=vector, filename_prefix="demo/woman")
     flow.note(
-        "### 3. Discover\nWatch the preview: it shows what the model makes of the right-hand prompts, steered by "
-        "the vector so far. Lower **batch_size** if memory runs out. The vector is saved in models/concept_vectors.",
+        "### 3. Discover\nWatch the preview: it shows what the model makes of the prompts without the concept, steered "
+        "by the vector so far. The vector is saved in models/concept_vectors.",
         320,
-        190,
+        150,
     )
-    flow.at(6)
+    flow.at(3.15)
+    flow.add("HSpaceSaveConcept", None, (320, 104), concept=vector, filename_prefix="demo/woman", preview=preview)
     flow.add("SaveImage", "Loss plot", (320, 340), images=plot, filename_prefix="demo/loss_plot")
     (learnt,) = flow.add("VAEDecode", None, (320, 60), samples=samples, vae=vae)
     flow.add("PreviewImage", "Images sampled while learning", (320, 330), images=learnt)
     flow.group("3. Discover", first)
 
     first = len(flow.nodes)
-    flow.at(7)
+    flow.at(4.15)
     (prompt,) = flow.add("CLIPTextEncode", "a prompt it has not seen", (320, 96), clip=clip, text="a judge")
     (negative,) = flow.add("CLIPTextEncode", "negative", (320, 96), clip=clip, text="")
     (latent,) = flow.add("EmptyLatentImage", None, (320, 130), width=128, height=128, batch_size=16)
@@ -94,7 +91,7 @@ def discover_and_steer(flow: Workflow) -> None:
     for column, (title, source, name) in enumerate(
         (("Unsteered", model, "unsteered"), ("Steered", steered, "steered"))
     ):
-        flow.at(8 + column)
+        flow.at(5.15 + column)
         (latents,) = flow.add(
             "KSampler",
             title,
