@@ -1,5 +1,10 @@
 """Discover Concept Direction."""
 
+import logging
+from collections.abc import Callable
+from functools import partial
+
+import torch
 from comfy_api.latest import io
 
 from ..hspace.discovery import METHODS, SITES, DiscoverySettings, PromptPairs, discover
@@ -222,8 +227,17 @@ class DiscoverConcept(SearchableNode):
             observer,
         )
         latents = [{"samples": batch} for batch in discovery.samples]
-        plot = loss_plot(discovery.losses, settings.name)
-        return io.NodeOutput(discovery.vector, plot, latents, observer.picture())
+        plot = drawn(partial(loss_plot, discovery.losses, settings.name))
+        return io.NodeOutput(discovery.vector, plot, latents, drawn(observer.picture))
+
+
+def drawn(draw: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """IMAGE that `draw` makes; a black one, and a line in the log, where it fails: the vector must come out."""
+    try:
+        return draw()
+    except Exception:
+        logging.exception("[H-Space Steering] A picture of the discovery could not be drawn.")
+        return torch.zeros(1, 64, 64, 3)
 
 
 def single(name: str, values: list):

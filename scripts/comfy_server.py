@@ -75,7 +75,9 @@ class Server:
 
 @contextlib.contextmanager
 def running_server(
-    extra_arguments: tuple[str, ...] = (), prepare: Callable[[Path], None] = lambda base: None
+    extra_arguments: tuple[str, ...] = (),
+    prepare: Callable[[Path], None] = lambda base: None,
+    models: Path | None = None,
 ) -> Iterator[Server]:
     """A server with the pack linked into its own temporary base directory; gone, with all it wrote, on leaving.
 
@@ -83,12 +85,17 @@ def running_server(
 
     Args:
         prepare: called with the base directory before the server starts.
+        models: folder that takes the place of `models/` and stays.
     """
     comfyui = comfyui_folder()
     with tempfile.TemporaryDirectory(prefix="hspace-comfyui-") as temporary, _sigterm_as_exit():
         base = Path(temporary)
-        for name in ("custom_nodes", "models", "input", "output", "user", "temp"):
+        for name in ("custom_nodes", "input", "output", "user", "temp"):
             (base / name).mkdir()
+        if models is None:
+            (base / "models").mkdir()
+        else:
+            (base / "models").symlink_to(models, target_is_directory=True)
         (base / "custom_nodes" / "h-space-steering").symlink_to(ROOT, target_is_directory=True)
         prepare(base)
         port = _free_port()

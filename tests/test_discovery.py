@@ -313,10 +313,11 @@ def test_one_prompt_on_both_sides_teaches_nothing():
 
 
 def test_node_outputs(vector_folder):
-    concept, plot, samples = run_node(
+    concept, plot, samples, preview = run_node(
         "HSpaceDiscoverConcept", model=tiny_model(), concept=conditioning(1), base=conditioning(2), **FAST
     )
     assert plot.shape == (1, 512, 768, 3)
+    assert preview.shape == (1, 256, 256, 3)
     assert [batch["samples"].shape[1:] for batch in samples] == [(4, 16, 16)]
     assert {"base_model", "prediction_type", "final_loss", "seed", "method"} <= set(concept.provenance.to_strings())
     (path,) = run_node("HSpaceSaveConcept", concept=concept, filename_prefix="mine/test")

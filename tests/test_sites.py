@@ -154,7 +154,7 @@ GOOD = {"format": "hspace-concept-vector", "format_version": "2", "name": "v", "
     [
         (torch.zeros(2, 2), "'decoder.1' has shape"),
         (torch.zeros(9000, 1, 1), "'decoder.1' has shape"),
-        (torch.zeros(2, 1, 1, dtype=torch.int64), "'decoder.1' is torch.int64"),
+        (torch.zeros(2, 1, 1, dtype=torch.int64), "'decoder.1' is 'I64'"),
         (torch.full((2, 1, 1), float("nan")), "not finite"),
     ],
 )

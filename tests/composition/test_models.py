@@ -266,7 +266,7 @@ def test_models_without_h_space_are_refused(name):
     config = getattr(comfy.supported_models, name)(arguments)
     config.set_inference_dtype(torch.float32, None)
     model = comfy.model_patcher.ModelPatcher(config.get_model({}, device="meta"), CPU, CPU)
-    words = f"model: {words} has no U-Net bottleneck.*Supported are U-Net models: SD 1.x"
+    words = f"model: {words} has no U-Net bottleneck.*Supported are SD 1.x"
     v = Vector(torch.zeros(8, 1, 1), "smile", "SD1")
     prompt = [[torch.zeros(1, 7, 16), {}]]
     with pytest.raises(ValueError, match=words):

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import torch
 
-from hspace.concepts import Provenance, UnfinishedVector, Vector
+from hspace.concepts import Choice, Provenance, UnfinishedVector, Vector, image_labels, parse_weights
 from hspace.files import find_vector, is_name, list_vectors, load_concept, safe_concept_name, save_concept
 from hspace.files import names as file_names
 from hspace.files.paper_file import PAPER_KEY, import_paper_concept, parse_matrix, parse_names
 from hspace.files.vector_file import parse_concept
+from hspace.prompts import PairTemplates, concepts_from_prompt, expand_templates, make_rule, without_requests
 
 from .mutate import broken_bytes, broken_text, broken_value, json_bytes
 from .runner import Target
@@ -150,6 +151,32 @@ def safe_names(text: str) -> None:
     assert is_name(safe_concept_name(text))
 
 
+def weighted(text: str) -> None:
+    """Weights as Choose Concept takes them, and what they cost an image."""
+    weights = parse_weights(text, 2)
+    options = tuple(Vector(torch.zeros(1, 1, 1), name, "SD1") for name in ("woman", "man"))
+    Choice(options, weights, "balanced", 0).evaluate([0.0] * 8, {})
+
+
+def labelled(text: str) -> None:
+    """The lines of Label Strip."""
+    assert len(image_labels(text, 4)) == 4
+
+
+def ruled(text: str) -> None:
+    """Phrases and regular expressions of a Prompt Rule, on a prompt."""
+    rules = (make_rule(Vector(torch.zeros(1, 1, 1), "woman", "SD1"), "custom", text),)
+    concepts_from_prompt("a knight, no weapons aaaaaaaaaaaaaaaaaaaaaaaaaaaa!", rules)
+    without_requests("a knight, no weapons", rules)
+
+
+def templated(text: str) -> None:
+    """Templates of Concept Prompts."""
+    expand_templates(PairTemplates(text, "a {subject}\na {subject}", "judge"))
+
+
+ASSIGNMENTS = ("image 0: woman", "1: 0.5 man + 1 dark skin\n2: plain", "woman\nman\nwoman")
+PHRASES = ("no weapons\n/no (guns|swords)/", "/(a+)+$/", "gentle, calm")
 TARGETS = [
     Target("vector file", broken_vector_file, lambda content: parse_concept(content, "'broken.safetensors'")),
     Target("vector file on disk", broken_vector_file, load_from_disk, share=0.2),
@@ -165,6 +192,10 @@ TARGETS = [
         lambda source: broken_text(source, source.choice(list_vectors(".safetensors"))),
         lambda text: find_vector(text, "concept_name", ".safetensors"),
     ),
+    Target("weights", lambda source: broken_text(source, source.choice(("2,1", "0.7, 0.3", "1,1,1"))), weighted),
+    Target("assignment text", lambda source: broken_text(source, source.choice(ASSIGNMENTS)), labelled),
+    Target("phrases of a rule", lambda source: broken_text(source, source.choice(PHRASES)), ruled, share=0.3),
+    Target("templates", lambda source: broken_text(source, "a {subject}, smiling\nthe {subject}"), templated),
     Target("name to save under", lambda source: broken_text(source, "sd15/woman"), safe_names),
     Target("save and load", lambda source: broken_text(source, "woman"), save_and_load, share=0.1),
 ]

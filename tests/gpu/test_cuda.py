@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from helpers import conditioning, random_vector, sample, tiny_model
-from hspace.discovery import DiscoverySettings, PromptPairs, discover
+from hspace.discovery import DiscoverySettings, Observer, PromptPairs, discover
 from hspace.steering import apply_steering
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -103,3 +103,36 @@ def test_a_model_larger_than_what_it_may_use(monkeypatch):
     model = cuda_model(torch.float32)
     sample(model, steps=1)
     torch.testing.assert_close(vector_of(model), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_memory_that_runs_out_in_a_step():
+    """Room for one image's activations and a half, where eight were asked for: fewer pass the model at a time."""
+
+    class Notes(Observer):
+        texts = ()
+
+        def note(self, text):
+            self.texts = (*self.texts, text)
+
+    def found(batch_size, observer=None):
+        settings = DiscoverySettings("test", steps=3, batch_size=batch_size, sample_count=8, width=1024, height=1024)
+        with torch.inference_mode():
+            pairs = PromptPairs(conditioning(1), conditioning(2))
+            return discover(cuda_model(torch.float32), pairs, settings, observer=observer)
+
+    peaks = []
+    for batch_size in (1, 8):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        plain = found(batch_size)
+        peaks.append(torch.cuda.max_memory_allocated())
+    torch.cuda.empty_cache()
+    room = sum(peaks) // 2
+    torch.cuda.set_per_process_memory_fraction(room / torch.cuda.get_device_properties(0).total_memory)
+    try:
+        observer = Notes()
+        scarce = found(8, observer)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert any("Memory ran out" in text for text in observer.texts)
+    torch.testing.assert_close(scarce.vector.tensor, plain.vector.tensor, rtol=0.05, atol=1e-3)
