@@ -17,7 +17,7 @@ demo: setup ## discover a concept and steer with it, in a few minutes on a CPU
 	@$(RUN) scripts.demo
 
 test: browser ## all tests; those in the editor are skipped where there is no Chromium
-	@$(RUN) pytest tests
+	@OMP_NUM_THREADS=1 $(RUN) pytest -n auto --maxprocesses 4 --dist loadfile tests
 
 fuzz: tools ## broken files and names: 200,000 of them, or as many as FUZZ_SECONDS allow
 	@$(RUN) tests.fuzz $(if $(FUZZ_SECONDS),--seconds $(FUZZ_SECONDS))

@@ -11,6 +11,7 @@ from pathlib import Path
 import comfy.utils
 import numpy as np
 import torch
+from PIL import Image
 
 from ..hspace.comfy_compat import previewer_for
 from ..hspace.concepts import Vector
@@ -92,7 +93,7 @@ class NodeObserver(Observer):
             raise RuntimeError("There is no preview before the first step.")
         latent, shape = self._latest[:1].float().cpu(), self._latest.shape[-2:]
         if self.previewer is not None:
-            _, picture, _ = self.previewer.decode_latent_to_preview_image("PNG", latent)
+            picture = Image.fromarray(np.asarray(self.previewer.decode_latent_to_preview(latent)))
             image = torch.from_numpy(np.array(picture.convert("RGB"))).float()[None] / 255
         else:
             factors = torch.tensor(self.latent_format.latent_rgb_factors)

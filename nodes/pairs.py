@@ -88,8 +88,8 @@ class ConceptPrompts(SearchableNode):
     @classmethod
     def validate_inputs(cls, with_concept=None, without=None, subjects=None, avoid=None, shared=None, preset=None):
         """Refuse at queue time what is wrong; None stands for what another node will say."""
-        texts = (with_concept, without, subjects, avoid, shared, preset)
-        if any(text is None for text in texts):
+        texts = [text for text in (with_concept, without, subjects, avoid, shared, preset) if text is not None]
+        if len(texts) < 6:
             return True
         try:
             written_pairs(*texts)

@@ -41,13 +41,13 @@ def discover_and_steer(flow: Workflow) -> None:
         subjects="firefighter\nscientist\npolice officer\nmechanic\npilot\nconstruction worker",
     )
     flow.note(
-        "### 2. Pairs of prompts\nEach subject once with the concept and once without it. The vector learns what "
+        "### 2. What is to be found\nEach subject once with the concept and once without it. The vector learns what "
         "**without** leaves out; with several subjects it generalises to others. Choose a **preset** to find something "
         "else.",
         340,
         170,
     )
-    flow.group("2. Prompts: with the concept, and without", first)
+    flow.group("2. Pairs of prompts", first)
 
     first = len(flow.nodes)
     flow.at(2.15)

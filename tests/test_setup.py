@@ -112,7 +112,7 @@ def test_pack_names_only_what_comfyui_does_not_bring():
     names = [
         line.split(">")[0] for line in (ROOT / "requirements.txt").read_text().splitlines() if line and line[0] != "#"
     ]
-    assert names == ["matplotlib"]
+    assert names == ["matplotlib", "regex"]
 
 
 def test_registry_metadata():
