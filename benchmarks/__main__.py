@@ -22,6 +22,7 @@ NAMES = (
     "step_cost",
     "discovery_overhead",
     "endurance",
+    "crashes",
 )
 """Modules with `add_arguments(parser)` and `run(options)`."""
 

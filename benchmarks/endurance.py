@@ -1,22 +1,17 @@
-"""A server under load: hundreds of runs, many clients and cancels at once, and kills in the middle of a discovery.
+"""A server under load: hundreds of runs one after the other, then many clients and cancels at once.
 
 Runs of discovering and steering, one after the other: does memory grow, do files or tensors stay behind? Then prompts
 of several clients at once over HTTP and websockets, some of them cancelled: does each that was accepted end, with the
-same pixels as alone, and with no error in the log? Then servers are killed (-9) at random moments of a discovery: does
-the partial file go on to the vector of an undisturbed run? A Linux machine is needed, for the figures of /proc.
+same pixels as alone, and with no error in the log? A Linux machine is needed, for the figures of /proc.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import random
 import re
 import statistics
-import tempfile
-import threading
-import time
 import uuid
 from argparse import ArgumentParser, Namespace
 from collections import Counter
@@ -24,9 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
-import torch
 
-from hspace.files import load_concept
 from scripts.comfy_server import Server, running_server
 
 from .common import markdown_table, write_json, write_report
@@ -50,33 +43,23 @@ NODE_CLASS_MAPPINGS = {"CountTensors": CountTensors}
 """
 
 
-SAVE_OFTEN = """
-import sys
-(autosave,) = {id(m): m for name, m in sys.modules.items() if name.endswith("hspace.files.autosave")}.values()
-autosave.EVERY = 1.0
-NODE_CLASS_MAPPINGS = {}
-"""
-
-
 def add_arguments(parser: ArgumentParser) -> None:
     """Those of this benchmark."""
     parser.add_argument("--runs", type=int, default=300, help="one after the other")
     parser.add_argument("--prompts", type=int, default=500, help="of all clients together")
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--cancelled", type=float, default=0.1, help="share of the prompts")
-    parser.add_argument("--kills", type=int, default=10, help="servers that are killed while they discover")
 
 
 def run(options: Namespace) -> None:
-    """All three parts, and their report."""
+    """Both parts, and their report."""
     with running_server(prepare=_add_probe) as server:
         usage = asyncio.run(in_a_row(server, options.runs))
     with running_server() as server:
         load = asyncio.run(at_once(server, options.prompts, options.clients, options.cancelled))
         errors = unexpected_errors(server.log.read_text())
-    crashes = kill_and_resume(options.kills)
-    write_json("endurance", [vars(usage), {**vars(load), "errors": errors}, *map(vars, crashes)])
-    write_report("endurance", report(usage, load, errors, crashes))
+    write_json("endurance", [vars(usage), {**vars(load), "errors": errors}])
+    write_report("endurance", report(usage, load, errors))
 
 
 @dataclass(frozen=True)
@@ -117,7 +100,7 @@ async def in_a_row(server: Server, runs: int) -> Usage:
     figures: list[tuple[int, int, int]] = []
     async with _Client(server) as client:
         for number in range(runs):
-            outputs = await client.result(await client.queue(_discover_and_apply(number)))
+            outputs = await client.result(await client.queue(discover_and_apply(number)))
             if outputs["status"]["status_str"] != "success":
                 raise RuntimeError(f"Run {number} failed: {outputs['status']['messages'][-1]}")
             counted = await client.result(await client.queue(_count(number)))
@@ -132,7 +115,7 @@ async def in_a_row(server: Server, runs: int) -> Usage:
 
 async def at_once(server: Server, prompts: int, clients: int, cancelled: float) -> Load:
     """Prompts of several kinds and seeds from several clients; images are compared with those of each prompt alone."""
-    kinds = [_steer, _choose, _sweep, _discover_and_apply]
+    kinds = [_steer, _choose, _sweep, discover_and_apply]
     rng = random.Random(0)
     jobs = [(rng.randrange(len(kinds)), rng.randrange(5), rng.random() < cancelled) for _ in range(prompts)]
     async with _Client(server) as client:
@@ -168,67 +151,6 @@ async def at_once(server: Server, prompts: int, clients: int, cancelled: float) 
     await asyncio.gather(*(work(jobs[start::clients]) for start in range(clients)))
     names = ("accepted", "succeeded", "interrupted", "removed", "failed", "never_ended", "differing")
     return Load(clients, prompts, *(ends[name] for name in names))
-
-
-@dataclass(frozen=True)
-class Crash:
-    """A discovery whose server was killed.
-
-    Attributes:
-        seconds: after its first step.
-        steps: in the partial file.
-        age: seconds from the last save to the kill.
-        same: whether the resumed run ended with the bits of an undisturbed one.
-    """
-
-    seconds: float
-    steps: int
-    age: float
-    same: bool
-
-
-def kill_and_resume(kills: int) -> list[Crash]:
-    """Kill servers, each at a random moment of a discovery, and go on from what each has left.
-
-    Autosaves come every second rather than every 20, so that a discovery of a minute has many.
-    """
-    rng, crashes = random.Random(1), []
-    with tempfile.TemporaryDirectory(prefix="hspace-models-") as folder:
-        vectors = Path(folder) / "concept_vectors"
-        with running_server(prepare=_save_often, models=Path(folder)) as server:
-            server.run(_long_discovery("whole"))
-        whole = load_concept(vectors / "whole.safetensors")
-        for number in range(kills):
-            seconds = rng.uniform(1.5, 12)
-            with running_server(prepare=_save_often, models=Path(folder)) as server:
-                killer = _Killer(server, seconds)
-                with contextlib.suppress(Exception):  # the connection breaks
-                    server.run(_long_discovery("killed"), on_event=killer)
-            (partial,) = (vectors / "partial").glob("*.safetensors")
-            steps, age = load_concept(partial).provenance.steps or 0, killer.at - partial.stat().st_mtime
-            with running_server(prepare=_save_often, models=Path(folder)) as server:
-                server.run(_long_discovery(f"resumed_{number}", f"partial/{partial.name}"))
-            resumed = load_concept(vectors / f"resumed_{number}.safetensors")
-            crashes.append(Crash(seconds, steps, age, torch.equal(resumed.tensor, whole.tensor)))
-            print(crashes[-1], flush=True)
-            partial.unlink()
-    return crashes
-
-
-class _Killer:
-    """Listens to a server, and kills it so many seconds after the first step of a discovery."""
-
-    def __init__(self, server: Server, seconds: float):
-        self.server, self.seconds, self.at, self.waiting = server, seconds, 0.0, False
-
-    def __call__(self, event: dict) -> None:
-        if event.get("type") == "progress" and not self.waiting:
-            self.waiting = True
-            threading.Timer(self.seconds, self.kill).start()
-
-    def kill(self) -> None:
-        self.server.process.kill()
-        self.at = time.time()
 
 
 class _Client:
@@ -287,22 +209,6 @@ class _Client:
 
 def _add_probe(base: Path) -> None:
     (base / "custom_nodes" / "count_tensors.py").write_text(PROBE)
-
-
-def _save_often(base: Path) -> None:
-    (base / "custom_nodes" / "zz_save_often.py").write_text(SAVE_OFTEN)
-
-
-def _long_discovery(name: str, start_from: str | None = None) -> dict:
-    """Of about a minute, saved under a name."""
-    prompt = _discover_and_apply(0)
-    prompt["discover"]["inputs"] |= {"steps": 150, "batch_size": 4, "sample_count": 12}
-    if start_from is not None:
-        prompt["start"] = {"class_type": "HSpaceLoadConcept", "inputs": {"concept_name": start_from}}
-        prompt["discover"]["inputs"]["start_from"] = ["start", 0]
-    save = {"concept": ["discover", 0], "filename_prefix": name}
-    kept = {key: prompt[key] for key in ("demo", "pairs", "discover", "start") if key in prompt}
-    return {**kept, "save": {"class_type": "HSpaceSaveConcept", "inputs": save}}
 
 
 def _count(number: int) -> dict:
@@ -375,7 +281,7 @@ def _sweep(seed: int) -> dict:
     }
 
 
-def _discover_and_apply(seed: int) -> dict:
+def discover_and_apply(seed: int) -> dict:
     return {
         **_sampling(seed, ["discover", 0], images=1),
         "pairs": {
@@ -438,7 +344,7 @@ def unexpected_errors(log: str) -> list[str]:
     return [line for line in log.splitlines() if re.search(r"\b(?:Error|Exception|Traceback)\b|!!!", line)]
 
 
-def report(usage: Usage, load: Load, errors: list[str], crashes: list[Crash]) -> str:
+def report(usage: Usage, load: Load, errors: list[str]) -> str:
     """The page."""
     mebi = 2**20
     rows = [
@@ -455,9 +361,4 @@ def report(usage: Usage, load: Load, errors: list[str], crashes: list[Crash]) ->
         + f"\nResident memory grew by {usage.growth:.2%}.\n\n"
         + f"{load.prompts} prompts of {load.clients} clients, some cancelled in the queue or while they ran:\n\n"
         + markdown_table(["", "prompts"], ends)
-        + f"\n{len(crashes)} servers killed while they discovered; a new one goes on from the partial file:\n\n"
-        + markdown_table(
-            ["killed after", "steps in the file", "age of the file", "resumed to the same bits"],
-            [[f"{c.seconds:.1f} s", str(c.steps), f"{c.age:.1f} s", "yes" if c.same else "no"] for c in crashes],
-        )
     )

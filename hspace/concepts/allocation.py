@@ -30,7 +30,8 @@ def parse_weights(text: str, options: int) -> tuple[int, ...]:
     """
     if not text.strip():
         return (1,) * options
-    count, shown = text.count(",") + 1, text if len(text) <= LONGEST_NUMBER else text[:LONGEST_NUMBER] + "…"
+    count, line = text.count(",") + 1, " ".join(text[: LONGEST_NUMBER + 1].split())
+    shown = line if len(text) <= LONGEST_NUMBER else f"{line[:LONGEST_NUMBER]}…"
     if count != options:
         raise ValueError(
             f"weights: {count} numbers for {options} connected concepts. Give one number for each, or leave it empty."

@@ -100,7 +100,7 @@ def make_rule(concept: Concept, topic: str, phrases: str = "") -> PromptRule:
         raise ValueError(f"topic: '{topic}' is not one of {', '.join(TOPICS)}.")
     lines = [(number, line.strip()) for number, line in enumerate(phrases.splitlines(), 1) if line.strip()]
     if topic == CUSTOM and not lines:
-        raise ValueError("phrases: a custom rule needs at least one phrase, one a line; it can never match otherwise.")
+        raise ValueError("phrases: a custom rule has none and could never match; write at least one, one a line.")
     return PromptRule(concept, topic, tuple(Phrase(number, line, _compile(number, line)) for number, line in lines))
 
 

@@ -21,8 +21,21 @@ MEMORY = 300 * 10**6
 """Bytes by which the process may grow."""
 LONGEST_MESSAGE = 700
 CURES = frozenset(
-    {"again", "allow", "choose", "connect", "correct", "discover", "download", "find", "give", "lower", "needed"}
-    | {"put", "remove", "rename", "resume", "save", "set", "shorten", "update", "use"}
+    {
+        "again",
+        "allow",
+        "choose",
+        "connect",
+        "correct",
+        "disconnect",
+        "discover",
+        "download",
+        "find",
+        "give",
+        "lower",
+        "needed",
+    }
+    | {"put", "remove", "rename", "resume", "save", "set", "shorten", "update", "use", "write"}
 )
 """Words of which a message has one that says what to do."""
 MAX_FAULTS = 20

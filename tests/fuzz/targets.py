@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from hspace.concepts import Choice, Provenance, UnfinishedVector, Vector, image_labels, parse_weights
+from hspace.concepts import Choice, Provenance, Sweep, UnfinishedVector, Vector, image_labels, parse_weights
 from hspace.files import find_vector, is_name, list_vectors, load_concept, safe_concept_name, save_concept
 from hspace.files import names as file_names
 from hspace.files.paper_file import PAPER_KEY, import_paper_concept, parse_matrix, parse_names
@@ -151,11 +151,22 @@ def safe_names(text: str) -> None:
     assert is_name(safe_concept_name(text))
 
 
+def people() -> tuple[Vector, Vector]:
+    """Two vectors."""
+    return Vector(torch.zeros(1, 1, 1), "woman", "SD1"), Vector(torch.zeros(1, 1, 1), "man", "SD1")
+
+
+@cache
+def assignments() -> tuple[str, ...]:
+    """Texts of Apply's output, of a sum, a choice and a sweep."""
+    woman, man = people()
+    concepts = (woman + 0.5 * man, Choice((woman, man), (1, 1)), Sweep(woman, -1.0, 2.0))
+    return tuple(str(concept.assignment(1.5, 4)) for concept in concepts)
+
+
 def weighted(text: str) -> None:
     """Weights as Choose Concept takes them, and what they cost an image."""
-    weights = parse_weights(text, 2)
-    options = tuple(Vector(torch.zeros(1, 1, 1), name, "SD1") for name in ("woman", "man"))
-    Choice(options, weights, "balanced", 0).evaluate([0.0] * 8, {})
+    Choice(people(), parse_weights(text, 2)).coefficients(64)
 
 
 def labelled(text: str) -> None:
@@ -165,7 +176,7 @@ def labelled(text: str) -> None:
 
 def ruled(text: str) -> None:
     """Phrases and regular expressions of a Prompt Rule, on a prompt."""
-    rules = (make_rule(Vector(torch.zeros(1, 1, 1), "woman", "SD1"), "custom", text),)
+    rules = (make_rule(people()[0], "custom", text),)
     concepts_from_prompt("a knight, no weapons aaaaaaaaaaaaaaaaaaaaaaaaaaaa!", rules)
     without_requests("a knight, no weapons", rules)
 
@@ -175,7 +186,6 @@ def templated(text: str) -> None:
     expand_templates(PairTemplates(text, "a {subject}\na {subject}", "judge"))
 
 
-ASSIGNMENTS = ("image 0: woman", "1: 0.5 man + 1 dark skin\n2: plain", "woman\nman\nwoman")
 PHRASES = ("no weapons\n/no (guns|swords)/", "/(a+)+$/", "gentle, calm")
 TARGETS = [
     Target("vector file", broken_vector_file, lambda content: parse_concept(content, "'broken.safetensors'")),
@@ -193,7 +203,7 @@ TARGETS = [
         lambda text: find_vector(text, "concept_name", ".safetensors"),
     ),
     Target("weights", lambda source: broken_text(source, source.choice(("2,1", "0.7, 0.3", "1,1,1"))), weighted),
-    Target("assignment text", lambda source: broken_text(source, source.choice(ASSIGNMENTS)), labelled),
+    Target("assignment text", lambda source: broken_text(source, source.choice(assignments())), labelled),
     Target("phrases of a rule", lambda source: broken_text(source, source.choice(PHRASES)), ruled, share=0.3),
     Target("templates", lambda source: broken_text(source, "a {subject}, smiling\nthe {subject}"), templated),
     Target("name to save under", lambda source: broken_text(source, "sd15/woman"), safe_names),
