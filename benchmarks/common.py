@@ -45,7 +45,7 @@ Steer = Callable[..., object]
 """`steer(model, strength=...)`: a ModelPatcher that is steered by other means than a concept."""
 
 PAPER_PROTOCOL = {"method": "paper", "sample_count": 1000, "steps": 2500, "batch_size": 8, "learning_rate": 0.1}
-"""Settings of a discovery as published (Li et al., section 4): 80,000 evaluations at 20 sampling steps."""
+"""Settings of a discovery as published (Li et al., section 4): 100,000 evaluations at 30 sampling steps."""
 
 
 class Stream(IntEnum):
