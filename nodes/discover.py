@@ -245,8 +245,7 @@ def single(name: str, values: list):
     if len(values) != 1:
         raise ValueError(
             f"{name}: {len(values)} values came in as a list, and discovery finds one vector at a time. Only "
-            f"samples and the "
-            "prompts may be lists; use a node for each value."
+            "samples and the prompts may be lists; use a node for each value."
         )
     return values[0]
 

@@ -1,5 +1,6 @@
 """Names of files and the folders they are in: links, other systems' slashes, the user's own folders, and safe names."""
 
+import importlib.util
 import json
 import os
 import sys
@@ -9,7 +10,6 @@ import urllib.request
 import folder_paths
 import pytest
 import torch
-from utils.extra_config import load_extra_path_config
 
 from helpers import ROOT, node_classes, random_vector, run_node
 from hspace.concepts import Vector
@@ -26,6 +26,16 @@ from hspace.files import (
     save_concept,
     vector_path,
 )
+from scripts.comfyui import comfyui_folder
+
+
+def extra_config():
+    """ComfyUI's `utils.extra_config`, from its file: other packages that tests import have a `utils` of their own."""
+    spec = importlib.util.spec_from_file_location("extra_config", comfyui_folder() / "utils" / "extra_config.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
 
 SMALL = Vector(torch.ones(2, 1, 1), "woman", "SD1")
 
@@ -202,7 +212,7 @@ def test_the_default_folder_of_extra_model_paths_wins(tmp_path, monkeypatch):
     monkeypatch.setattr(folder_paths, "folder_names_and_paths", {})
     config = tmp_path / "extra_model_paths.yaml"
     config.write_text(f"mine:\n  base_path: {tmp_path}\n  is_default: true\n  concept_vectors: my vectors\n")
-    load_extra_path_config(str(config))  # which ComfyUI does before it loads packs
+    extra_config().load_extra_path_config(str(config))  # which ComfyUI does before it loads packs
     register_folder()
     register_folder()
     assert vector_path("woman") == tmp_path / "my vectors" / "woman"

@@ -115,7 +115,7 @@ def test_the_empty_prompt_is_the_unconditional_half(method):
     ("changes", "words"),
     [
         ({}, "2 images, 1 steps of 2; published: 1000 images of one pair, 2500 steps of 8"),
-        ({"sites": "decoder"}, "sites, spatial_mean and learning_rate are not those of the published protocol"),
+        ({"sites": "decoder", "learning_rate": 0.2}, "sites, learning_rate: not as published"),
         ({"method": "distilled"}, "zeros stand for the empty prompt"),
     ],
 )

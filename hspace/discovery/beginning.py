@@ -25,8 +25,10 @@ def beginning_note(
             f"paper: {images}, {settings.steps} steps of {settings.batch_size}; published: 1000 images of one pair, "
             "2500 steps of 8."
         )
-        if settings.sites != "bottleneck" or settings.spatial_mean or settings.learning_rate != PUBLISHED_RATE:
-            lines.append("paper: sites, spatial_mean and learning_rate are not those of the published protocol.")
+        published = {"sites": "bottleneck", "spatial_mean": False, "learning_rate": PUBLISHED_RATE}
+        other = [name for name, value in published.items() if getattr(settings, name) != value]
+        if other:
+            lines.append(f"{', '.join(other)}: not as published.")
     if pairs.empty is None and not bottleneck.trained_with_zeros:
         lines.append(
             "empty: nothing is connected, so zeros stand for the empty prompt; this model was trained with an encoded "

@@ -77,6 +77,7 @@ def executed(server, prompt) -> set[str]:
 
 
 def test_only_apply_and_what_follows_is_executed_again(server, graph):
-    assert executed(server, graph(2.0)) == set(graph(2.0))
+    # What the tests before left in the server's cache is theirs; nobody has steered with this vector.
+    assert executed(server, graph(2.0)) >= {APPLY, SAMPLE, "decode", SHOW}
     assert executed(server, graph(2.0)) == set()
     assert executed(server, graph(3.0)) == {APPLY, SAMPLE, "decode", SHOW}
