@@ -5,11 +5,9 @@ Autosaves come every second rather than every 20, so that a discovery of a minut
 
 from __future__ import annotations
 
-import json
 import random
 import tempfile
 import time
-import urllib.request
 from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,7 @@ from pathlib import Path
 import torch
 
 from hspace.files import load_concept
-from scripts.comfy_server import Server, running_server
+from scripts.comfy_server import running_server
 
 from .common import markdown_table, write_json, write_report
 from .endurance import discover_and_apply
@@ -84,7 +82,7 @@ def _killed(models: Path, seconds: float) -> tuple[tuple[float, int, float], Pat
     """Kill a server so long after its first autosave; what `Crash` says of it, and the file that it leaves."""
     folder = models / "concept_vectors" / "partial"
     with running_server(prepare=_save_often, models=models) as server:
-        _queue(server, _discovery("killed"))
+        server.queue(_discovery("killed"))
         while not list(folder.glob("*.safetensors")):
             time.sleep(0.05)
         time.sleep(seconds)
@@ -100,13 +98,6 @@ def _finished(models: Path, name: str, start_from: str | None = None):
     with running_server(prepare=_save_often, models=models) as server:
         server.run(_discovery(name, start_from))
     return load_concept(models / "concept_vectors" / f"{name}.safetensors")
-
-
-def _queue(server: Server, prompt: dict) -> None:
-    body = json.dumps({"prompt": prompt}).encode()
-    urllib.request.urlopen(
-        urllib.request.Request(f"{server.url}/prompt", body, {"Content-Type": "application/json"}), timeout=30
-    )
 
 
 def _save_often(base: Path) -> None:

@@ -54,13 +54,17 @@ def _with_finite_inputs(execute: Callable) -> Callable:
     """`execute` of a node, after a check of its inputs."""
 
     names = list(signature(execute).parameters)[1:]
+    numbers: list[str] | None = None  # known with the first run: schemas list the files in folders
 
     @wraps(execute)
     def checked(cls, *values, **inputs):
+        nonlocal numbers
+        if numbers is None:
+            numbers = [item.id for item in cls.define_schema().inputs if item.io_type in NUMBERS]
         inputs |= dict(zip(names, values, strict=False))
-        for item in cls.define_schema().inputs:
-            if item.io_type in NUMBERS and item.id in inputs:
-                check_finite(item.id, inputs[item.id])
+        for name in numbers:
+            if name in inputs:
+                check_finite(name, inputs[name])
         return execute(cls, **inputs)
 
     return checked

@@ -6,6 +6,7 @@ Needs the Python environment that ComfyUI runs in, and comfyui-autograph.
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import socket
 import subprocess
@@ -49,6 +50,16 @@ class Server:
         import autograph
 
         return autograph.convert(workflow, server_url=self.url)
+
+    def queue(self, prompt: dict) -> str:
+        """Queue a prompt and do not wait; returns its id.
+
+        Raises:
+            urllib.error.HTTPError: the server refused the prompt; its body says why.
+        """
+        body = json.dumps({"prompt": prompt}).encode()
+        request = urllib.request.Request(f"{self.url}/prompt", body, {"Content-Type": "application/json"})
+        return json.loads(urllib.request.urlopen(request, timeout=30).read())["prompt_id"]
 
     def run(self, prompt: dict, on_event: Callable[[dict], None] | None = None, timeout: float = 1800) -> dict:
         """Queue a prompt and wait for it; returns the outputs by node id.

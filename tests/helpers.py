@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from dataclasses import fields
 from pathlib import Path
 from typing import ClassVar
@@ -17,6 +18,7 @@ from comfy.ldm.flux.model import FluxParams
 
 from demo.training.common import initialise
 from hspace.concepts import Provenance, Vector
+from hspace.discovery import Observer
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTEXT = 16
@@ -188,3 +190,21 @@ def run_node(node_id: str, **inputs):
         given = {key: [value] for key, value in given.items()}
     with torch.inference_mode():
         return prepared.execute(**given).result
+
+
+def weights_hash(model) -> str:
+    """Of all weights of a ModelPatcher's model."""
+    digest = hashlib.sha256()
+    for key, value in sorted(model.model.state_dict().items()):
+        digest.update(key.encode() + value.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class Notes(Observer):
+    """Keeps what a discovery says to its user."""
+
+    def __init__(self):
+        self.texts: list[str] = []
+
+    def note(self, text):
+        self.texts.append(text)

@@ -1,7 +1,6 @@
 """A cancel in every phase of a discovery: what was found is kept, and the model is as if nothing had happened."""
 
 import gc
-import hashlib
 import weakref
 
 import comfy.model_management
@@ -10,7 +9,7 @@ import pytest
 import torch
 from hspace_steering.nodes.editor import NodeObserver
 
-from helpers import conditioning, sample, tiny_model
+from helpers import conditioning, sample, tiny_model, weights_hash
 from hspace.discovery import DiscoverySettings, PromptPairs, discover, preview, run, strength_range
 from hspace.files import load_concept
 
@@ -30,13 +29,6 @@ def cancel_when(monkeypatch, owner, name, calls=1):
     monkeypatch.setattr(owner, name, watched)
 
 
-def weights(model):
-    digest = hashlib.sha256()
-    for key, value in sorted(model.model.state_dict().items()):
-        digest.update(key.encode() + value.contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 PHASES = {
     # phase: where the cancel falls, settings, and the steps that are kept (None: nothing had been found yet)
     "sampling the images": ((comfy.sample, "sample_custom", 1), {"method": "paper"}, None),
@@ -51,7 +43,7 @@ PHASES = {
 def test_cancel(phase, monkeypatch, vector_folder):
     where, changes, kept = PHASES[phase]
     model = tiny_model()
-    before, drawn = weights(model), sample(model)
+    before, drawn = weights_hash(model), sample(model)
     options, patches = repr(model.model_options), dict(model.patches)
     forwards = [id(vars(layer).get("forward")) for layer in model.model.modules()]
     runs = []
@@ -66,7 +58,7 @@ def test_cancel(phase, monkeypatch, vector_folder):
             discover(model, pairs, settings, observer=observer)
     files = list(vector_folder.glob("partial/*.safetensors"))
     assert [load_concept(path).provenance.steps in kept for path in files] == ([True] if kept else [])
-    assert weights(model) == before
+    assert weights_hash(model) == before
     assert repr(model.model_options) == options
     assert model.patches == patches
     assert [id(vars(layer).get("forward")) for layer in model.model.modules()] == forwards

@@ -1,6 +1,5 @@
 """Discovery on tiny real U-Nets: the optimiser's gradient, frozen weights, reproducibility, resume and cancel."""
 
-import hashlib
 from dataclasses import replace
 
 import comfy.model_management
@@ -17,6 +16,7 @@ from helpers import (
     run_node,
     sample,
     tiny_model,
+    weights_hash,
 )
 from hspace.concepts import UnfinishedVector
 from hspace.discovery import DISTILLED, PAPER, DiscoverySettings, Observer, PromptPairs, discover
@@ -58,13 +58,6 @@ def find(model=None, concept=None, base=None, observer=None, **changes):
     pairs = PromptPairs(concept or conditioning(1), base or conditioning(2), changes.pop("avoid", None))
     with torch.inference_mode():
         return discover(model or tiny_model(), pairs, settings(**changes), observer=observer, **extra)
-
-
-def weights_hash(model):
-    digest = hashlib.sha256()
-    for key, value in sorted(model.model.state_dict().items()):
-        digest.update(key.encode() + value.contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 @pytest.mark.parametrize("method", ["distilled", "paper"])

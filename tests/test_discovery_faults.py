@@ -9,8 +9,8 @@ import pytest
 import torch
 from hspace_steering.nodes.editor import NodeObserver
 
-from helpers import ROOT, conditioning, run_node, tiny_model
-from hspace.discovery import DiscoverySettings, Observer, PromptPairs, discover
+from helpers import ROOT, Notes, conditioning, run_node, tiny_model
+from hspace.discovery import DiscoverySettings, PromptPairs, discover
 from hspace.files import autosave, load_concept
 
 FAST = {"steps": 12, "batch_size": 2, "sample_count": 4, "width": 128, "height": 128, "learning_rate": 1.0}
@@ -21,19 +21,17 @@ class Killed(BaseException):
     """Stands for the end of the process: nothing of the pack runs after it."""
 
 
-class Keeps(Observer):
+class Keeps(Notes):
     """Keeps what a run says, and the vector of a step as a process that is killed after it leaves it behind."""
 
     def __init__(self, step=None):
-        self.kept, self.last, self.notes = None, step, []
+        super().__init__()
+        self.kept, self.last = None, step
 
     def step(self, progress):
         if progress.step == self.last:
             self.kept = progress.vector()
             raise Killed
-
-    def note(self, text):
-        self.notes.append(text)
 
 
 def find(observer=None, model=None, start_from=None, samples=None, **changes):
@@ -76,7 +74,7 @@ def test_other_settings_begin_a_new_sampling_run_and_say_so():
     observer = Keeps()
     found = find(observer, start_from=stopped_at(4), batch_size=3)
     assert len(found.losses) == 12
-    assert "a new sampling run" in " ".join(observer.notes)
+    assert "a new sampling run" in " ".join(observer.texts)
 
 
 @pytest.mark.parametrize("method", ["distilled", "paper"])
@@ -99,9 +97,9 @@ def test_memory_that_runs_out_takes_smaller_parts_and_then_recomputes(method, mo
     found = find(observer, **options)
     assert parts[:7] == [3, 3, 3, 2, 1, 1, 1]
     assert set(parts[7:]) == {1}
-    assert len(observer.notes) == 4  # the first one is on the empty prompt
-    assert "2 images pass the model at a time" in " ".join(observer.notes)
-    assert "gradient_checkpointing was switched on" in observer.notes[-1]
+    assert len(observer.texts) == 4  # the first one is on the empty prompt
+    assert "2 images pass the model at a time" in " ".join(observer.texts)
+    assert "gradient_checkpointing was switched on" in observer.texts[-1]
     expected = plain.vector.tensor
     assert (found.vector.tensor - expected).norm() < 0.05 * expected.norm()
 

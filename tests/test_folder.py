@@ -1,7 +1,6 @@
 """Names of files and the folders they are in: links, other systems' slashes, the user's own folders, and safe names."""
 
 import importlib.util
-import json
 import os
 import sys
 import urllib.error
@@ -221,11 +220,8 @@ def test_the_default_folder_of_extra_model_paths_wins(tmp_path, monkeypatch):
 
 def queue(server, prompt: dict) -> str:
     """What the server answers to a prompt that it refuses."""
-    request = urllib.request.Request(
-        f"{server.url}/prompt", json.dumps({"prompt": prompt}).encode(), {"Content-Type": "application/json"}
-    )
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(request, timeout=30)
+        server.queue(prompt)
     return refused.value.read().decode()
 
 

@@ -167,9 +167,7 @@ def test_expressions_are_made_of_numbers(number):
 
 def outcome(server, prompt) -> str:
     """What a server says of a prompt that fails, sent as any client may: JSON with NaN in it."""
-    body = json.dumps({"prompt": prompt}).encode()
-    request = urllib.request.Request(f"{server.url}/prompt", body, {"Content-Type": "application/json"})
-    number = json.loads(urllib.request.urlopen(request, timeout=30).read())["prompt_id"]
+    number = server.queue(prompt)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         history = json.loads(urllib.request.urlopen(f"{server.url}/history/{number}", timeout=30).read())

@@ -9,17 +9,9 @@ import diffusers
 import pytest
 import torch
 
-from helpers import conditioning, tiny_model
-from hspace.discovery import PAPER, DiscoverySettings, Observer, PromptPairs, discover
+from helpers import Notes, conditioning, tiny_model
+from hspace.discovery import PAPER, DiscoverySettings, PromptPairs, discover
 from hspace.discovery.samples import SampleBatches, published_sigmas
-
-
-class Notes(Observer):
-    def __init__(self):
-        self.texts = []
-
-    def note(self, text):
-        self.texts.append(text)
 
 
 def find(observer=None, samples=None, empty=None, recipe=None, **changes):

@@ -115,11 +115,8 @@ def test_missing_vector_is_refused_before_running(server):
         "1": {"class_type": "HSpaceLoadConcept", "inputs": {"concept_name": "gone.safetensors"}},
         "2": {"class_type": "HSpaceSaveConcept", "inputs": {"concept": ["1", 0], "filename_prefix": "x"}},
     }
-    request = urllib.request.Request(
-        f"{server.url}/prompt", json.dumps({"prompt": prompt}).encode(), {"Content-Type": "application/json"}
-    )
     with pytest.raises(urllib.error.HTTPError) as refusal:
-        urllib.request.urlopen(request)
+        server.queue(prompt)
     assert "gone.safetensors" in refusal.value.read().decode()
 
 

@@ -7,12 +7,14 @@ from .concept import NOTHING, Concept, Sum
 from .finite import check_finite
 from .normalised import NormalisedSum
 from .provenance import Provenance
+from .quoting import NOT_IN_ONE_LINE, quoted
 from .resizing import resize_vector
 from .sweep import Sweep
 from .vector import UnfinishedVector, Vector
 
 __all__ = [
     "NOTHING",
+    "NOT_IN_ONE_LINE",
     "Assignment",
     "Choice",
     "Concept",
@@ -25,5 +27,6 @@ __all__ = [
     "check_finite",
     "image_labels",
     "parse_weights",
+    "quoted",
     "resize_vector",
 ]

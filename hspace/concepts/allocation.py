@@ -16,6 +16,8 @@ from math import gcd, lcm
 
 import numpy as np
 
+from .quoting import quoted
+
 MAX_PERIOD = 10_000
 LONGEST_NUMBER, LARGEST_EXPONENT = 100, 999
 """Characters and power of ten of one weight: enough for every share that can be balanced, and read in no time."""
@@ -30,19 +32,18 @@ def parse_weights(text: str, options: int) -> tuple[int, ...]:
     """
     if not text.strip():
         return (1,) * options
-    count, line = text.count(",") + 1, " ".join(text[: LONGEST_NUMBER + 1].split())
-    shown = line if len(text) <= LONGEST_NUMBER else f"{line[:LONGEST_NUMBER]}…"
+    count, shown = text.count(",") + 1, quoted(text, LONGEST_NUMBER)
     if count != options:
         raise ValueError(
             f"weights: {count} numbers for {options} connected concepts. Give one number for each, or leave it empty."
         )
     shares = [_share(part.strip()) for part in text.split(",")]
     if None in shares:
-        raise ValueError(f"weights: '{shown}' is not a list of numbers. Write for instance '2,1'.")
+        raise ValueError(f"weights: {shown} is not a list of numbers. Write for instance '2,1'.")
     weights = [share for share in shares if share is not None and share > 0]
     if len(weights) < options:
         raise ValueError(
-            f"weights: every number must be above 0, found '{shown}'. Disconnect concepts that nobody should get."
+            f"weights: every number must be above 0, found {shown}. Disconnect concepts that nobody should get."
         )
     scale = lcm(*(share.denominator for share in weights))
     whole = [int(share * scale) for share in weights]
@@ -50,7 +51,7 @@ def parse_weights(text: str, options: int) -> tuple[int, ...]:
     period = sum(whole) // divisor
     if period > MAX_PERIOD:
         raise ValueError(
-            f"weights: '{shown}' repeats only after {period if period < 10**15 else 'more than 10^15'} images; use "
+            f"weights: {shown} repeats only after {period if period < 10**15 else 'more than 10^15'} images; use "
             "rounder numbers, such as '0.7,0.3'."
         )
     return tuple(number // divisor for number in whole)

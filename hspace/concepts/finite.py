@@ -9,20 +9,18 @@ from typing import Any
 import torch
 
 
-def check_finite(name: str, value: Any) -> None:
+def check_finite(name: str, value: Any, cure: str = "Look at the node that it comes from.") -> None:
     """Raise ValueError where a number, or a number in a tensor, list or dictionary, is not finite.
 
     Args:
         name: of the input, for the error.
         value: anything; what holds no numbers passes.
+        cure: what to do where values of a tensor are not finite.
     """
     if isinstance(value, torch.Tensor):
         broken = 0 if value.is_meta else value.numel() - int(torch.isfinite(value).sum())
         if broken:
-            raise ValueError(
-                f"{name}: {broken} of its {value.numel()} values are not finite (nan or infinity). Look at the node "
-                "that it comes from."
-            )
+            raise ValueError(f"{name}: {broken} of its {value.numel()} values are not finite (nan or infinity). {cure}")
     elif isinstance(value, (int, float)):
         if not math.isfinite(value):
             raise ValueError(
@@ -31,7 +29,7 @@ def check_finite(name: str, value: Any) -> None:
             )
     elif isinstance(value, Mapping):
         for item in value.values():
-            check_finite(name, item)
+            check_finite(name, item, cure)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            check_finite(name, item)
+            check_finite(name, item, cure)

@@ -7,7 +7,8 @@ from pathlib import Path, PurePath
 
 import folder_paths
 
-from .names import quoted, safe_prefix
+from ..concepts import quoted
+from .names import safe_prefix
 
 FOLDER_KIND = "concept_vectors"
 EXTENSIONS = frozenset({".safetensors", ".pth"})

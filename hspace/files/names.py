@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 
+from ..concepts import NOT_IN_ONE_LINE, quoted
+
 MAX_NAME = 200
 """Characters of a concept's name."""
 MAX_FILE_NAME = 200
@@ -15,10 +17,8 @@ MAX_FILE_NAME = 200
 MAX_FOLDERS = 8
 """Folders of a prefix such as `sd15/people/woman`, its last part included."""
 UNNAMED = "unnamed"
-_NOT_IN_ONE_LINE = "\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
-"""Control characters, line breaks, marks that reverse the direction of writing, and halves of characters."""
-_NOT_IN_NAMES = re.compile(f"[{_NOT_IN_ONE_LINE}]+")
-_NOT_IN_FILE_NAMES = re.compile(f'[<>:"/\\\\|?*{_NOT_IN_ONE_LINE}]')
+_NOT_IN_NAMES = re.compile(f"[{NOT_IN_ONE_LINE}]+")
+_NOT_IN_FILE_NAMES = re.compile(f'[<>:"/\\\\|?*{NOT_IN_ONE_LINE}]')
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)[ ]*(?:\..*)?", re.IGNORECASE)
 """Names of devices, which Windows opens instead of a file, whatever the suffix."""
 
@@ -79,9 +79,3 @@ def renamed(wanted: str, used: str) -> str:
     if wanted.strip().replace("\\", "/") == used or wanted == used:
         return ""
     return f"{quoted(wanted)} is not a name that works everywhere; {quoted(used, MAX_NAME)} is used instead."
-
-
-def quoted(text: object, longest: int = 60) -> str:
-    """A text of a stranger in quotes, on one line and shortened, for messages."""
-    flat = _NOT_IN_NAMES.sub(" ", str(text)[: longest + 1])
-    return f"'{flat}'" if len(flat) <= longest else f"'{flat[:longest]}…'"

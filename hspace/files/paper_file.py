@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 
-from ..concepts import Provenance, Vector
-from .names import is_name, quoted
-from .reading import check_finite, parse_json, read_file
+from ..concepts import Provenance, Vector, check_finite, quoted
+from .names import is_name
+from .reading import GET_ANOTHER, parse_json, read_file
 from .vector_file import MAX_SIDE
 
 PAPER_CHANNELS, PAPER_KEY = 1280, "controlnet.fc1.weight"
@@ -186,7 +186,7 @@ def _column_as_vector(matrix: torch.Tensor, names: list[str], concept: str, path
     column = _column(quoted(path.name), concept, names, matrix.shape[1])
     side = math.isqrt(matrix.shape[0] // PAPER_CHANNELS)
     tensor = matrix[:, column].float().reshape(PAPER_CHANNELS, side, side)
-    check_finite(quoted(path.name), tensor)
+    check_finite(quoted(path.name), tensor, GET_ANOTHER)
     provenance = Provenance(
         base_model="SD1",
         prediction_type="epsilon",

@@ -7,14 +7,14 @@ import os
 import stat
 from pathlib import Path
 
-import torch
-
-from .names import quoted
+from ..concepts import quoted
 
 MAX_BYTES = 256 * 2**20
 MAX_BRACKETS = 50_000
 """In JSON, those inside of texts included; a million nested lists take seconds."""
 MAX_DIGITS = 18
+GET_ANOTHER = "Find or download it again."
+"""What to do with a file whose values are not finite."""
 
 
 def read_file(path: Path, longest: int = MAX_BYTES) -> bytes:
@@ -70,9 +70,3 @@ def _without_repeats(pairs: list[tuple[str, object]]) -> dict:
 def _small_integer(digits: str) -> int | None:
     """Python takes long over thousands of digits, and refuses more of them in words of its own."""
     return int(digits) if len(digits) <= MAX_DIGITS else None
-
-
-def check_finite(name: str, *tensors: torch.Tensor) -> None:
-    """Raise ValueError where a tensor has a value that is not finite."""
-    if not all(torch.isfinite(tensor).all() for tensor in tensors):
-        raise ValueError(f"{name} has values that are not finite; find or download it again.")

@@ -16,9 +16,9 @@ import safetensors
 import torch
 from safetensors.torch import load, save
 
-from ..concepts import Provenance, UnfinishedVector, Vector
-from .names import MAX_NAME, is_name, quoted, safe_concept_name
-from .reading import MAX_BYTES, check_finite, parse_json, read_file
+from ..concepts import Provenance, UnfinishedVector, Vector, check_finite, quoted
+from .names import MAX_NAME, is_name, safe_concept_name
+from .reading import GET_ANOTHER, MAX_BYTES, parse_json, read_file
 from .writing import create_file, replace_file
 
 FORMAT = "hspace-concept-vector"
@@ -83,7 +83,7 @@ def parse_concept(content: bytes, name: str) -> Vector:
         tensors = load(content)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{name} is not a readable safetensors file ({error}); download it again.") from error
-    check_finite(name, *(tensor for tensor in tensors.values() if tensor.is_floating_point()))
+    check_finite(name, tensors, GET_ANOTHER)
     texts = {key: text for key, text in metadata.items() if key not in _OF_THE_FILE}
     family, provenance = metadata["base_model"].split(":")[0], Provenance.from_strings(texts)
     state = {key.removeprefix("state."): tensors.pop(key) for key in list(tensors) if key.startswith("state.")}

@@ -6,10 +6,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..concepts import quoted
+
 SUBJECT = "{subject}"
 PROMPT = "{prompt}"
 MAX_PAIRS = 256
-LONGEST_QUOTE = 60
 PROMPT_TEXT = "hspace_prompt"
 """Key of a CONDITIONING entry under which Concept Prompts notes the words; ComfyUI hands unknown keys on."""
 _PLACE = re.compile(r"\{[^{}]*\}|[{}]")
@@ -57,7 +58,7 @@ def expand_templates(templates: PairTemplates, shared: str = "") -> list[TextPai
         sides = [(concepts, "with_concept", "without"), (bases, "without", "with_concept")]
         longer, name, other = max(sides, key=lambda side: len(side[0]))
         line = longer[min(len(concepts), len(bases))]
-        raise ValueError(f"{name}: line {_quoted(line)} has no counterpart in {other}; write as many lines there.")
+        raise ValueError(f"{name}: line {quoted(line)} has no counterpart in {other}; write as many lines there.")
     avoids = _lines("avoid", templates.avoid) if templates.avoid.strip() else [""]
     if len(avoids) not in (1, len(concepts)):
         raise ValueError(
@@ -76,7 +77,7 @@ def expand_templates(templates: PairTemplates, shared: str = "") -> list[TextPai
     for concept, base, avoid in zip(concepts, bases, avoids, strict=True):
         if concept == base and not avoid:
             raise ValueError(
-                f"with_concept and without: {_quoted(concept)} says the same on both sides, so there is nothing to "
+                f"with_concept and without: {quoted(concept)} says the same on both sides, so there is nothing to "
                 "learn. Name the concept in with_concept only, or write what it must lack into avoid."
             )
         for subject in subjects or [""]:
@@ -104,25 +105,19 @@ def _check_places(name: str, text: str, known: str) -> None:
     unknown = next((place for place in _PLACE.findall(text) if place != known), None)
     if unknown is not None:
         raise ValueError(
-            f"{name}: {_quoted(unknown)} in {_quoted(text)} is not known; only {known} is. Write it, or plain words."
+            f"{name}: {quoted(unknown)} in {quoted(text)} is not known; only {known} is. Write it, or plain words."
         )
 
 
 def _check_subjects(templates: list[str], subjects: list[str]) -> None:
     using = [line for line in templates if SUBJECT in line]
     if using and not subjects:
-        raise ValueError(f"subjects: empty, but {_quoted(using[0])} asks for one; write one a line, e.g. 'doctor'.")
+        raise ValueError(f"subjects: empty, but {quoted(using[0])} asks for one; write one a line, e.g. 'doctor'.")
     if subjects and not using:
         raise ValueError(
             f"subjects: {len(subjects)} lines, but no template says {SUBJECT}; put it where the subject belongs, or "
             "leave subjects empty."
         )
-
-
-def _quoted(text: str) -> str:
-    """A text of a stranger for a message: in quotes, one line, 60 characters at most."""
-    line = " ".join(text.split())
-    return f"'{line}'" if len(line) <= LONGEST_QUOTE else f"'{line[:LONGEST_QUOTE]}…'"
 
 
 def _joined(text: str, shared: str) -> str:

@@ -9,7 +9,7 @@ from time import monotonic
 
 import regex
 
-from ..concepts import NOTHING, Concept, Sum
+from ..concepts import NOTHING, Concept, Sum, quoted
 from .language import language, plain_marks
 from .removal import remove
 from .topics import PRESETS, Request, find_topic, languages, requests
@@ -78,7 +78,7 @@ class PromptRule:
                         yield place(match.start()), place(match.end() - 1) + 1
             except TimeoutError:
                 raise ValueError(
-                    f"phrases: line {phrase.number}, '{_short(phrase.text)}', takes longer than {SECONDS:g} s for this "
+                    f"phrases: line {phrase.number}, {quoted(phrase.text)}, takes longer than {SECONDS:g} s for this "
                     "prompt. Repetitions inside repetitions do that, as in (a+)+: write it without, or as plain words."
                 ) from None
 
@@ -142,14 +142,10 @@ def _with_single_spaces(prompt: str):
     return " ".join(words), place
 
 
-def _short(line: str) -> str:
-    return line if len(line) <= 60 else f"{line[:59]}…"
-
-
 def _compile(number: int, line: str) -> regex.Pattern:
     if len(line) > MAX_LINE:
         raise ValueError(
-            f"phrases: line {number}, '{_short(line)}', has {len(line)} characters; a line may have {MAX_LINE}. "
+            f"phrases: line {number}, {quoted(line)}, has {len(line)} characters; a line may have {MAX_LINE}. "
             "Write one phrase a line."
         )
     if len(line) > 2 and line.startswith("/") and line.endswith("/"):
@@ -157,7 +153,7 @@ def _compile(number: int, line: str) -> regex.Pattern:
             return regex.compile(line[1:-1], regex.IGNORECASE)
         except regex.error as error:
             raise ValueError(
-                f"phrases: line {number}, '{_short(line)}', is not a regular expression: {error}. Correct it, or drop "
+                f"phrases: line {number}, {quoted(line)}, is not a regular expression: {error}. Correct it, or drop "
                 "the slashes."
             ) from None
     words = r"\s+".join(regex.escape(word) for word in plain_marks(line).split())

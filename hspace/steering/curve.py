@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
+from ..concepts import check_finite, quoted
+
 SCHEDULES: dict[str, tuple[float, ...]] = {
     "constant": (),
     "fade out": (1.0, 0.0),
@@ -59,7 +61,6 @@ def checked_curve(factors: Sequence[float]) -> tuple[float, ...]:
     try:
         values = torch.tensor([float(factor) for factor in factors], dtype=torch.float32)
     except (TypeError, ValueError):
-        raise ValueError(f"curve: found {str(factors)[:80]}, which is no list of numbers.") from None
-    if not values.isfinite().all():
-        raise ValueError("curve: it holds numbers that are not finite. Give factors such as 1, 0.5, 0.")
+        raise ValueError(f"curve: found {quoted(factors)}, which is no list of numbers.") from None
+    check_finite("curve", values, "Give factors such as 1, 0.5, 0.")
     return tuple(values.tolist()) * (2 if len(values) == 1 else 1)

@@ -21,6 +21,7 @@ from comfy.ldm.modules.diffusionmodules.util import AlphaBlender
 
 from helpers import record_h
 from hspace.concepts import Vector
+from scripts.random_checkpoint import SD
 
 PREFIX = "model.diffusion_model."
 WINDOWS_OF_IMAGES = {
@@ -32,15 +33,8 @@ WINDOWS_OF_IMAGES = {
 """Inputs of Context Windows that show the model two images of a batch at a time."""
 CPU = torch.device("cpu")
 
-_SD = {
-    "channel_mult": [1, 2, 4, 4],
-    "num_res_blocks": [2, 2, 2, 2],
-    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
-    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
-    "transformer_depth_middle": 1,
-}
-_SD1 = {**_SD, "context_dim": 768, "num_heads": 8, "use_linear_in_transformer": False}
-_SD2 = {**_SD, "context_dim": 1024, "num_head_channels": 64, "use_linear_in_transformer": True}
+_SD1 = {**SD, "context_dim": 768, "num_heads": 8, "use_linear_in_transformer": False}
+_SD2 = {**SD, "context_dim": 1024, "num_head_channels": 64, "use_linear_in_transformer": True}
 _VIDEO = {
     "use_temporal_resblock": True,
     "use_temporal_attention": True,
@@ -76,7 +70,7 @@ ARCHITECTURES = {
     "SDXL": (_xl([0, 0, 2, 2, 10, 10], [0, 0, 0, 2, 2, 2, 10, 10, 10], 10), 32),
     "SDXL refiner": (
         {
-            **_SD,
+            **SD,
             "transformer_depth": [0, 0, 4, 4, 4, 4, 0, 0],
             "context_dim": 1280,
             "adm_in_channels": 2560,

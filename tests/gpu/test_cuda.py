@@ -7,8 +7,8 @@ import comfy.model_patcher
 import pytest
 import torch
 
-from helpers import conditioning, random_vector, sample, tiny_model
-from hspace.discovery import DiscoverySettings, Observer, PromptPairs, discover
+from helpers import Notes, conditioning, random_vector, sample, tiny_model
+from hspace.discovery import DiscoverySettings, PromptPairs, discover
 from hspace.steering import apply_steering
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -107,12 +107,6 @@ def test_a_model_larger_than_what_it_may_use(monkeypatch):
 
 def test_memory_that_runs_out_in_a_step():
     """Room for one image's activations and a half, where eight were asked for: fewer pass the model at a time."""
-
-    class Notes(Observer):
-        texts = ()
-
-        def note(self, text):
-            self.texts = (*self.texts, text)
 
     def found(batch_size, observer=None):
         settings = DiscoverySettings("test", steps=3, batch_size=batch_size, sample_count=8, width=1024, height=1024)

@@ -1,0 +1,15 @@
+"""Texts of strangers in messages: on one line, and short."""
+
+from __future__ import annotations
+
+import re
+
+NOT_IN_ONE_LINE = "\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
+"""Control characters, line breaks, marks that reverse the direction of writing, and halves of characters."""
+_BREAKS = re.compile(f"[{NOT_IN_ONE_LINE}]+")
+
+
+def quoted(text: object, longest: int = 60) -> str:
+    """A text of a stranger in quotes, on one line and shortened, for messages."""
+    flat = _BREAKS.sub(" ", str(text)[: longest + 1])
+    return f"'{flat}'" if len(flat) <= longest else f"'{flat[:longest]}…'"
