@@ -24,6 +24,7 @@ from ..bottleneck import Bottleneck
 from ..comfy_compat import DECODER, compute_dtype, give_each_cond_a_uuid, put_first, window_indices
 from ..concepts import Concept
 from .curve import Curve
+from .halves import positive_chunks
 from .masks import part_of_mask, warn_of_a_crop
 from .places import find_places
 from .rows import Rows, find_rows
@@ -231,15 +232,10 @@ class SteeringPatch:
         return h + delta, hsp
 
     def _steered_chunks(self, run: SteeringRun, transformer_options: dict) -> tuple[bool, ...]:
-        """For each chunk of the U-Net batch, true where it is steered. Chunks come in any number and order."""
-        indices = transformer_options["cond_or_uncond"]
+        """For each chunk of the U-Net batch, true where it is steered."""
         if self.half == "both":
-            return (True,) * len(indices)
-        uuids = transformer_options.get("uuids")
-        if run.positive is None or uuids is None or len(uuids) != len(indices):
-            positive = (index == 0 for index in indices)
-        else:
-            positive = (cond in run.positive for cond in uuids)
+            return (True,) * len(transformer_options["cond_or_uncond"])
+        positive = positive_chunks(run.positive, transformer_options)
         return tuple(is_positive == (self.half == "positive") for is_positive in positive)
 
     def _crops(self, run: SteeringRun, size, transformer_options: dict) -> tuple:
