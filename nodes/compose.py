@@ -1,8 +1,8 @@
-"""Make concepts of concepts: add, choose per image, sweep, and let the prompt decide."""
+"""Make concepts of concepts: add, choose per image, and let the prompt decide."""
 
 from comfy_api.latest import io
 
-from ..hspace.concepts import Choice, NormalisedSum, Sum, Sweep, parse_weights
+from ..hspace.concepts import Choice, NormalisedSum, Sum, parse_weights
 from ..hspace.prompts import TOPICS, concepts_from_prompt, make_rule, without_requests
 from .base import CATEGORY, ConceptRules, ConceptVector, SearchableNode
 
@@ -113,47 +113,6 @@ class ChooseConcept(SearchableNode):
         return io.NodeOutput(Choice(options, parse_weights(weights, len(options)), seed, balanced=mode == "balanced"))
 
 
-class SweepConcept(SearchableNode):
-    """Interpolation strips: the strength moves along the batch."""
-
-    SEARCH_ALIASES = ("h-space", "slider", "interpolate", "strip", "range")
-
-    @classmethod
-    def define_schema(cls):
-        return io.Schema(
-            node_id="HSpaceSweepConcept",
-            display_name="Sweep Concept Strength",
-            category=CATEGORY,
-            description="Varies the strength evenly along the batch, from the first image to the last: a strip "
-            "that shows what a concept does. To compare images, give them all the same noise: set "
-            "Latent Batch Seed Behavior to 'fixed'.",
-            inputs=[
-                ConceptVector.Input("concept", tooltip="The concept to sweep."),
-                io.Float.Input(
-                    "from",
-                    default=0.0,
-                    min=-20.0,
-                    max=20.0,
-                    step=0.05,
-                    tooltip="Factor for the first image of the batch, and for a single image.",
-                ),
-                io.Float.Input(
-                    "to",
-                    default=2.0,
-                    min=-20.0,
-                    max=20.0,
-                    step=0.05,
-                    tooltip="Factor for the last image of the batch. Apply's strength multiplies both.",
-                ),
-            ],
-            outputs=[ConceptVector.Output(display_name="concept", tooltip=CONCEPT_OUTPUT)],
-        )
-
-    @classmethod
-    def execute(cls, concept, to, **start) -> io.NodeOutput:
-        return io.NodeOutput(Sweep(concept, start["from"], to))
-
-
 class PromptRule(SearchableNode):
     """A concept with the wording in a prompt that switches it on."""
 
@@ -250,4 +209,4 @@ class ConceptsFromPrompt(SearchableNode):
         return io.NodeOutput(concept, matched, without_requests(prompt, rules) if remove_matched else prompt)
 
 
-NODES = [AddConcepts, ChooseConcept, SweepConcept, PromptRule, ConceptsFromPrompt]
+NODES = [AddConcepts, ChooseConcept, PromptRule, ConceptsFromPrompt]

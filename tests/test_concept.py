@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from helpers import random_vector, run_node
-from hspace.concepts import NOTHING, Choice, NormalisedSum, Provenance, Sum, Sweep, Vector
+from hspace.concepts import NOTHING, Choice, NormalisedSum, Provenance, Sum, Sweep, Varied, Vector
 
 
 def test_direction_gives_itself_to_every_image():
@@ -118,10 +118,51 @@ def test_sweep_moves_along_the_batch():
     assert str(sweep.assignment(0.5)) == "every image: woman x -0.5 to 1"
 
 
+def test_varied_strengths_fill_their_range_and_belong_to_their_image():
+    woman = random_vector(name="woman")
+    varied = Varied(woman, 0.5, 1.5, seed=4)
+    drawn = varied.coefficients(400)[:, 0]
+    assert (drawn >= 0.5).all()
+    assert (drawn <= 1.5).all()
+    counts = torch.histc(drawn, 10, 0.5, 1.5)
+    assert counts.min() > 20  # 40 are expected, with a deviation of 6
+    assert torch.equal(varied.coefficients(3)[:, 0], drawn[:3]), "it depends on the number of images"
+    assert torch.equal(varied.coefficients(2, [7, 3])[:, 0], drawn[[7, 3]]), "a part of a batch gets other strengths"
+    assert torch.equal(Varied(woman, 0.5, 1.5, seed=4).coefficients(9)[:, 0], drawn[:9])
+    assert not torch.equal(Varied(woman, 0.5, 1.5, seed=5).coefficients(9)[:, 0], drawn[:9])
+
+
+def test_varied_strengths_are_the_same_share_of_another_range():
+    woman = random_vector(name="woman")
+    narrow, wide = (Varied(woman, -1.0, end).coefficients(50) for end in (0.0, 4.0))
+    torch.testing.assert_close((narrow + 1) * 5, wide + 1, atol=0.005, rtol=0)
+    assert torch.equal(Varied(woman, 2.0, 2.0).coefficients(5), torch.full((5, 1), 2.0))
+    with pytest.raises(ValueError, match=r"^minimum: found 2, which is above the maximum of 1"):
+        Varied(woman, 2.0, 1.0)
+
+
+def test_varied_strengths_of_a_sum_are_independent():
+    parts = (Varied(random_vector(name="woman"), 0, 1), Varied(random_vector(name="dark", seed=1), 0, 1))
+    both = (parts[0] + parts[1]).coefficients(400)
+    assert abs(torch.corrcoef(both.T)[0, 1].item()) < 0.15
+
+
+def test_varied_strengths_are_stated_in_full():
+    varied = Varied(random_vector(name="woman"), -1.0, 1.0, seed=1)
+    lines = str(varied.assignment(2.0)).splitlines()
+    assert len(lines) == 64
+    for image, (line, value) in enumerate(zip(lines, varied.coefficients(64)[:, 0].tolist(), strict=True)):
+        assert float(line.removeprefix(f"{image}: woman x ")) == pytest.approx(2 * value, abs=1e-6)
+    assert str(Varied(random_vector(name="woman"), 1.0, 1.0).assignment()) == "every image: woman x 1"
+    inside = Choice((varied, random_vector(name="man", seed=1)), (1, 1))
+    assert torch.equal(inside.coefficients(4), inside.coefficients(9)[:4])
+
+
 def test_expressions_describe_themselves():
     a, b = random_vector(name="woman"), random_vector(name="glasses", seed=1)
     assert Sum(((1.0, a), (-0.5, b))).describe() == "1 x woman - 0.5 x glasses"
     assert Sweep(Choice((a, b), (1, 1)), 0, 2).describe() == "0 to 2 x one of (woman, glasses)"
+    assert (2 * Varied(a, 0, 1.5)).describe() == "2 x (a random 0 to 1.5 x woman)"
 
 
 def length(concept, image=0, batch=1):

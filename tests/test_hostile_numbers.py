@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from helpers import node_classes, random_vector, run_node
-from hspace.concepts import Choice, NormalisedSum, Sum, Sweep, parse_weights
+from hspace.concepts import Choice, NormalisedSum, Sum, Sweep, Varied, parse_weights
 
 NUMBERS = ("FLOAT", "INT", "MASK", "LATENT", "FLOATS")
 BROKEN = [float("nan"), float("inf"), float("-inf")]
@@ -112,6 +112,7 @@ NESTED = {
     "add": (lambda concept: Sum(((0.99, concept), (0.5, B))), 1200),
     "normalised": (lambda concept: NormalisedSum(((0.99, concept), (0.5, B))), 300),
     "sweep": (lambda concept: Sweep(concept, 0.999, 1.0), 1200),
+    "vary": (lambda concept: Varied(concept, 0.999, 1.0), 1200),
     "choose": (chosen, 12),
     "choose of an add": (lambda concept: chosen(doubled(concept)), 8),
     "sum of two choices": (chosen_twice, 4),

@@ -20,6 +20,7 @@ DISPLAY_NAMES = {
     "HSpaceAddConcepts": "Add Concepts",
     "HSpaceChooseConcept": "Choose Concept per Image",
     "HSpaceSweepConcept": "Sweep Concept Strength",
+    "HSpaceVaryStrength": "Vary Concept Strength",
     "HSpacePromptRule": "Prompt Rule",
     "HSpaceConceptsFromPrompt": "Concepts from Prompt",
     "HSpaceConceptBalance": "Concept Balance",

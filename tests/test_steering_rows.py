@@ -12,7 +12,7 @@ import nodes
 from helpers import conditioning, random_vector, run_node, sample, tiny_model
 from hspace.bottleneck import base_model
 from hspace.comfy_compat import window_indices
-from hspace.concepts import Choice, Sum, Sweep
+from hspace.concepts import Choice, Sum, Sweep, Varied
 from hspace.steering import apply_steering, steer_conditioning
 from hspace.steering.places import find_places
 from hspace.steering.rows import Rows, find_rows
@@ -136,7 +136,9 @@ def rebatched(latent, size):
 def test_each_image_keeps_its_share_through_rebatch_latents(model, size):
     masks = torch.stack([torch.full((16, 16), share) for share in (0.0, 0.5, 1.0)])
     latent = {"samples": torch.zeros(5, 4, 16, 16)}
-    for steered in (apply_steering(model, CHOICE, STRENGTH), apply_steering(model, MAN, STRENGTH, mask=masks)):
+    concepts = (CHOICE, Varied(MAN, -1.0, 1.0, seed=2))
+    steered_models = [apply_steering(model, concept, STRENGTH) for concept in concepts]
+    for steered in (*steered_models, apply_steering(model, MAN, STRENGTH, mask=masks)):
         wanted = ksampler(steered, latent)
         found = torch.cat([ksampler(steered, part) for part in rebatched(latent, size)])
         torch.testing.assert_close(found, wanted, **BESIDE)

@@ -10,6 +10,7 @@ from .provenance import Provenance
 from .quoting import NOT_IN_ONE_LINE, quoted
 from .resizing import resize_vector
 from .sweep import Sweep
+from .varied import Varied
 from .vector import UnfinishedVector, Vector
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Sum",
     "Sweep",
     "UnfinishedVector",
+    "Varied",
     "Vector",
     "check_finite",
     "image_labels",

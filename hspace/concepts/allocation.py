@@ -1,6 +1,6 @@
-"""Options allocated to images, balanced or independently, from weights and a seed.
+"""What images are dealt from a seed: options, balanced or independently by weights, and numbers.
 
-All sequences are consistent under prefixes: the option of image b does not depend on how many images follow it. So a
+All sequences are consistent under prefixes: what image b gets does not depend on how many images follow it. So a
 graph can say who gets what before it knows the batch size.
 """
 
@@ -94,6 +94,11 @@ def allocate_independent(weights: tuple[int, ...], count: int, seed: int, *, sal
     thresholds = np.cumsum(weights) / sum(weights)
     uniform = _generator("independent", seed, salt).random(count)
     return np.searchsorted(thresholds, uniform, side="right").clip(max=len(weights) - 1).tolist()
+
+
+def draw_uniform(count: int, seed: int, salt: str = "") -> list[float]:
+    """A number in [0, 1) for each of `count` images, each on its own."""
+    return _generator("uniform", seed, salt).random(count).tolist()
 
 
 @lru_cache(maxsize=64)

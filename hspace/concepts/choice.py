@@ -53,6 +53,10 @@ class Choice(Expression):
     def same_for_all(self) -> bool:
         return False
 
+    @property
+    def deals(self) -> bool:
+        return True
+
     def split(self, images, strides) -> list[Images]:
         allocated = self.allocate(len(images), strides[self])
         return [

@@ -11,7 +11,6 @@ so that image b is steered by `einsum("bn,nchw->bchw", coefficients, vectors)`.
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,13 +22,11 @@ from .assignment import Assignment, Share
 from .evaluation import Images, evaluate, walk
 from .finite import check_finite
 from .mixing import Examples, merge_examples
+from .quoting import bounded
 
 if TYPE_CHECKING:
     from .choice import Choice
     from .vector import Vector
-
-LONGEST_DESCRIPTION = 50_000
-"""Characters. Of what is longer, the beginning is kept, and a digest of the whole."""
 
 
 class Concept(ABC):
@@ -70,6 +67,11 @@ class Concept(ABC):
     def moves_along_batch(self) -> bool:
         """True where a sweep is in it, whose strength goes from the first image of a batch to the last."""
 
+    @property
+    @abstractmethod
+    def deals(self) -> bool:
+        """True where images get what their place in the batch and a seed give them: a choice, or varied strengths."""
+
     def split(self, images: Images, strides: Mapping[Choice, int]) -> list[Images]:
         """For each part, which of the images that reach this expression reach the part: all, unless it chooses.
 
@@ -109,7 +111,7 @@ class Concept(ABC):
         return self._evaluate(whole)[list(places)]
 
     def assignment(self, strength: float = 1.0, images: int = 64) -> Assignment:
-        """The shares of each image: one entry an image if a choice is in the expression, else one entry for all.
+        """The shares of each image: one entry an image if the expression deals something to each, else one for all.
 
         Where a sweep is in it, a share has the coefficient of the first image of the batch and that of the last.
 
@@ -120,14 +122,14 @@ class Concept(ABC):
         Raises:
             ValueError: as `coefficients` does.
         """
-        count = images if self.choices() else 1
+        count = images if self.deals else 1
         first = self._evaluate(torch.zeros(count), strength).tolist()
         last = self._evaluate(torch.ones(count), strength).tolist()
         names = [vector.name for vector in self.vectors()]
         entries = tuple(
             tuple(Share(*share) for share in zip(names, *row, strict=True)) for row in zip(first, last, strict=True)
         )
-        return Assignment(entries, per_image=bool(self.choices()))
+        return Assignment(entries, per_image=self.deals)
 
     def _evaluate(self, fractions: torch.Tensor, strength: float = 1.0) -> torch.Tensor:
         strides, stride = {}, 1
@@ -174,18 +176,17 @@ class Expression(Concept):
     _choices: tuple[Choice, ...]
     _same_for_all: bool
     _moves: bool
+    _deals: bool
 
     def __post_init__(self):
         parts = self.parts()
         object.__setattr__(self, "_examples", merge_examples(part.examples for part in parts))
         object.__setattr__(self, "_vectors", tuple(dict.fromkeys(v for part in parts for v in part.vectors())))
         object.__setattr__(self, "_choices", tuple(dict.fromkeys(c for part in parts for c in part.choices())))
-        words = self._in_words()
-        if len(words) > LONGEST_DESCRIPTION:
-            words = f"{words[:500]} … ({hashlib.sha256(words.encode('utf-8', 'replace')).hexdigest()[:16]})"
-        object.__setattr__(self, "_description", words)
+        object.__setattr__(self, "_description", bounded(self._in_words()))
         object.__setattr__(self, "_same_for_all", all(part.same_for_all for part in parts))
         object.__setattr__(self, "_moves", any(part.moves_along_batch for part in parts))
+        object.__setattr__(self, "_deals", any(part.deals for part in parts))
 
     @abstractmethod
     def settings(self) -> tuple:
@@ -220,6 +221,10 @@ class Expression(Concept):
     @property
     def moves_along_batch(self) -> bool:
         return self._moves
+
+    @property
+    def deals(self) -> bool:
+        return self._deals
 
     def _columns(self, part: Concept) -> list[int]:
         """Where the vectors of a part are among those of the expression."""

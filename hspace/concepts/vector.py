@@ -110,6 +110,10 @@ class Vector(Concept):
     def moves_along_batch(self) -> bool:
         return False
 
+    @property
+    def deals(self) -> bool:
+        return False
+
     def combine(self, images, fractions, values) -> torch.Tensor:
         return torch.ones(len(images), 1)
 
