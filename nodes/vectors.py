@@ -92,12 +92,13 @@ class SaveConcept(SearchableNode):
                 f"concept: '{concept.describe()}' is a combination; a file holds one vector. Save the vectors it is "
                 "made of, and combine them again after loading."
             )
-        path = save_concept(concept, vector_path(filename_prefix), overwrite=False)
+        picture = None if preview is None else preview[0].cpu().numpy()
+        path = save_concept(concept, vector_path(filename_prefix), overwrite=False, preview=picture)
         changes = [
             renamed(filename_prefix, safe_prefix(filename_prefix)),
             renamed(concept.name, safe_concept_name(concept.name)),
         ]
-        if preview is not None and not save_preview(preview[0].cpu().numpy(), path):
+        if picture is not None and not save_preview(picture, path):
             changes.append(f"{path.stem}.png was there before, and was left as it is.")
         if changes := [change for change in changes if change]:
             show_on_node(" ".join(changes), cls.hidden.unique_id)

@@ -7,16 +7,20 @@ of strings. What is not known of the format is refused, and sizes are checked be
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import safetensors
 import torch
 from safetensors.torch import load, save
 
 from ..concepts import Provenance, UnfinishedVector, Vector, check_finite, quoted
+from .modelspec import modelspec, with_kept_modelspec, without_modelspec
 from .names import MAX_NAME, is_name, safe_concept_name
 from .reading import GET_ANOTHER, MAX_BYTES, parse_json, read_file
 from .writing import create_file, replace_file
@@ -42,7 +46,7 @@ _STATE_DTYPES = {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64,
 MAX_STATE_DIMENSIONS = 5
 
 
-def save_concept(vector: Vector, path: Path | str, overwrite: bool = True) -> Path:
+def save_concept(vector: Vector, path: Path | str, overwrite: bool = True, preview: np.ndarray | None = None) -> Path:
     """Write a vector whole or not at all, and return the path, which gets the suffix `.safetensors`.
 
     An unfinished vector keeps its optimiser state as further tensors `state.*`. A name that is none is made one
@@ -52,13 +56,14 @@ def save_concept(vector: Vector, path: Path | str, overwrite: bool = True) -> Pa
         vector: to be written.
         path: of the file.
         overwrite: replace a file of that name; otherwise the new one gets a number, and no file is ever replaced.
+        preview: float `[H, W, 3]` in [0, 1], a picture that other programs show for the file.
 
     Raises:
         ValueError: the vector is nothing that `load_concept` would read.
         OSError: the file could not be written.
     """
     path = Path(path) if Path(path).suffix.lower() == SUFFIX else Path(f"{path}{SUFFIX}")
-    content = _to_bytes(vector)
+    content = _to_bytes(vector, preview)
     _check_header(quoted(path.name), content)
     if not overwrite:
         return create_file(path, content)
@@ -85,7 +90,8 @@ def parse_concept(content: bytes, name: str) -> Vector:
         raise ValueError(f"{name} is not a readable safetensors file ({error}); download it again.") from error
     check_finite(name, tensors, GET_ANOTHER)
     texts = {key: text for key, text in metadata.items() if key not in _OF_THE_FILE}
-    family, provenance = metadata["base_model"].split(":")[0], Provenance.from_strings(texts)
+    provenance = Provenance.from_strings(with_kept_modelspec(texts))
+    family = metadata["base_model"].split(":")[0]
     state = {key.removeprefix("state."): tensors.pop(key) for key in list(tensors) if key.startswith("state.")}
     direction = tensors.pop("direction")
     decoder = {int(key.removeprefix("decoder.")): tensor for key, tensor in tensors.items()}
@@ -93,21 +99,28 @@ def parse_concept(content: bytes, name: str) -> Vector:
     return UnfinishedVector(*vector, state) if state else Vector(*vector)
 
 
-def _to_bytes(vector: Vector) -> bytes:
+def _to_bytes(vector: Vector, preview: np.ndarray | None) -> bytes:
     state = vector.state if isinstance(vector, UnfinishedVector) else {}
     tensors = {"direction" if site == 0 else f"decoder.{site}": tensor for site, tensor in vector.tensors.items()}
     for key, tensor in state.items():
         dtype = tensor.dtype if tensor.dtype in _STATE_DTYPES.values() else torch.float32
         tensors[f"state.{key}"] = tensor.detach().to("cpu", dtype, copy=True).contiguous()
     metadata = {
-        **vector.provenance.to_strings(),
+        **without_modelspec(vector.provenance.to_strings()),
         "format": FORMAT,
         "format_version": FORMAT_VERSIONS[bool(vector.decoder)],
         "name": safe_concept_name(vector.name),
         "h_channels": str(vector.tensor.shape[0]),
     }
     metadata.setdefault("base_model", vector.family)
-    return save(tensors, metadata={key: _storable(text) for key, text in metadata.items()})
+    metadata = {key: _storable(text) for key, text in metadata.items()}
+    content = save(tensors, metadata=metadata)
+    header = int.from_bytes(content[:8], "little")
+    standard = modelspec(vector, hashlib.sha256(memoryview(content)[8 + header :]).hexdigest(), preview)
+    standard = {key: _storable(text) for key, text in standard.items()}
+    if len(metadata) + len(standard) > MAX_TEXTS or header + len(json.dumps(standard)) > MAX_HEADER - 8:
+        return content  # no room: what the vector itself says comes first
+    return save(tensors, metadata=metadata | standard)
 
 
 def _storable(text: str) -> str:
