@@ -15,6 +15,7 @@ import torch
 
 from demo.captions import GENDERS, SKIN_TONES, caption
 from hspace import Concept, Vector
+from hspace_library.evaluation.statistics import deviation_of, mean_deviation
 
 from .baselines import mean_difference
 from .common import PAPER_PROTOCOL, Bench, Task, markdown_table, mean_row, result_path, store, write_report
@@ -26,10 +27,8 @@ from .responsible import (
     Judged,
     add_cfg_argument,
     cfg_order,
-    deviation_of,
     fidelity,
     gender_choice,
-    mean_deviation,
     profession_only,
     sample_cell,
     tone_choice,

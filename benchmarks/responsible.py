@@ -5,21 +5,18 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 
-import numpy as np
-import scipy.stats
 import torch
 
 from demo.captions import GENDERS, MOSTLY_MEN, MOSTLY_WOMEN, SKIN_TONES, caption
 from demo.classifier import Attributes, classify
 from hspace import Choice, Concept, Vector, load_concept
-from hspace.viewing.balance import deviation_ratio
+from hspace_library.evaluation.statistics import wilson
 
 from .common import Bench, mean_psnr, percent, rate, recognised, seeds
 from .shipped_vectors import vector_path
 
 UNSEEN = [name for pair in zip(list(MOSTLY_MEN)[1::2], list(MOSTLY_WOMEN)[1::2], strict=True) for name in pair]
 """Professions that no shipped vector was learnt on, alternating between those shown as men and as women."""
-BOOTSTRAPS = 1000
 FIRST_SEED = 20_000
 SHOWN_CFG = 4.0
 CFGS = (SHOWN_CFG, 2.0, 7.0)
@@ -84,35 +81,6 @@ def fidelity(cell: Judged, unsteered: Judged, profession: str) -> dict[str, floa
         "weapon unchanged": rate(cell.attributes.weapon == unsteered.attributes.weapon),
         "psnr": mean_psnr(cell.images, unsteered.images),
     }
-
-
-def deviation_of(classes: torch.Tensor | np.ndarray, count: int) -> float:
-    """Deviation ratio of the classes `[images]` that images show, of `count` there are."""
-    return deviation_ratio(np.bincount(classes, minlength=count).tolist())
-
-
-def mean_deviation(groups: list[torch.Tensor], count: int) -> tuple[float, float, float]:
-    """Mean deviation ratio over groups of classes, with its 95 % interval.
-
-    1.96 standard errors to each side, by bootstrap of the images within groups. Not the quantiles of the bootstrap: a
-    resampled group is less even than the group itself, so those of an even one lie above its own value.
-    """
-
-    def mean(*samples) -> float:
-        return float(np.mean([deviation_of(sample, count) for sample in samples]))
-
-    samples = [group.numpy() for group in groups]
-    bootstrap = scipy.stats.bootstrap(
-        samples, mean, n_resamples=BOOTSTRAPS, vectorized=False, method="percentile", rng=np.random.default_rng(0)
-    )
-    centre, half = mean(*samples), 1.96 * float(bootstrap.standard_error)
-    return centre, max(0.0, centre - half), min(1.0, centre + half)
-
-
-def wilson(successes: int, count: int) -> tuple[float, float]:
-    """95 % interval of a share."""
-    interval = scipy.stats.binomtest(successes, count).proportion_ci(method="wilson")
-    return float(interval.low), float(interval.high)
 
 
 def share(hits: torch.Tensor) -> dict[str, float]:

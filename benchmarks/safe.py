@@ -10,8 +10,9 @@ import argparse
 import torch
 
 from demo.captions import ARMED, caption
+from hspace_library.evaluation.sld import SLD_SETTINGS
 
-from .baselines import SLD_SETTINGS, sample_with_sld
+from .baselines import sample_with_sld
 from .common import (
     ARMED_TEST_PROFESSIONS,
     Bench,

@@ -26,9 +26,9 @@ from demo.training.common import initialise
 from hspace import Sum, Vector, apply_steering
 from hspace.bottleneck import find_bottleneck
 from hspace.discovery.streams import generator
+from hspace_library.evaluation.statistics import BOOTSTRAPS
 
 from .common import SAMPLING_DTYPE, Bench, Stream, markdown_table, write_report
-from .responsible import BOOTSTRAPS
 
 SD15 = {
     "image_size": 32,

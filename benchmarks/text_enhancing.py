@@ -12,6 +12,7 @@ import torch
 
 from demo.captions import GENDERS, SKIN_TONES, caption
 from hspace.prompts import concepts_from_prompt, make_rule, without_requests
+from hspace_library.evaluation.statistics import mean_deviation
 
 from .common import (
     ARMED_TEST_PROFESSIONS,
@@ -33,7 +34,6 @@ from .responsible import (
     cfg_order,
     fidelity,
     gender_choice,
-    mean_deviation,
     sample_cell,
     shipped_vector,
     tone_choice,
