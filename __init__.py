@@ -19,4 +19,7 @@ class HSpaceExtension(ComfyExtension):
 
 async def comfy_entrypoint() -> HSpaceExtension:
     """What ComfyUI calls to load the pack."""
+    from .nodes.wiring import watch_prompts
+
+    watch_prompts()
     return HSpaceExtension()

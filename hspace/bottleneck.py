@@ -115,7 +115,7 @@ def find_bottleneck(model) -> Bottleneck:
         ValueError: the model is not a U-Net of the Stable Diffusion kind, e.g. Flux or SD 3, which have no bottleneck.
     """
     structure = unet_structure(model)
-    family, prediction_type = _family(structure), _prediction_type(model)
+    family, prediction_type = family_of(structure), _prediction_type(model)
     size = _NATIVE_SIZES.get(family, structure.native_size)
     if family == "SD2" and prediction_type == "v_prediction":
         size = 768
@@ -128,7 +128,7 @@ def base_model(model) -> str:
     The fingerprint, 16 hex digits, tells one fine-tune from another: a hash of the last convolution's weights, which
     are few, and which any fine-tuning of the whole model changes. It is left out where they cannot be read.
     """
-    family = _family(unet_structure(model))
+    family = family_of(unet_structure(model))
     try:
         weight = last_convolution(model).detach().float().cpu().contiguous().numpy()
     except (AttributeError, NotImplementedError, RuntimeError, TypeError):  # of a kind of its own, or none at all
@@ -136,7 +136,8 @@ def base_model(model) -> str:
     return f"{family}:{hashlib.sha256(weight.tobytes()).hexdigest()[:16]}"
 
 
-def _family(structure: UnetStructure) -> str:
+def family_of(structure: UnetStructure) -> str:
+    """The family of a U-Net, as in `Bottleneck.family`."""
     key = (
         structure.context_dim,
         structure.channel_mult,

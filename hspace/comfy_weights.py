@@ -7,16 +7,23 @@ backward pass comes after the other layers, and then only weights of the layer's
 
 from __future__ import annotations
 
+import json
+import logging
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
+import comfy.model_detection
 import comfy.model_management
 import comfy.ops
+import comfy.utils
 import torch
 
-from .comfy_compat import compute_dtype, uncompiled
+from .comfy_compat import UnetStructure, compute_dtype, uncompiled
 
+LONGEST_HEADER = 16 * 2**20
+"""Bytes of the description of a checkpoint's tensors; SDXL's has half a MiB."""
 NAMES = ("weight", "bias")
 _CACHES = ("_v", "_v_weight", "_v_bias", "_v_signature", "_prefetch")
 _CHANGES = ("weight_function", "bias_function", "weight_lowvram_function", "bias_lowvram_function")
@@ -148,3 +155,34 @@ def set_conds(guider, positive: list, negative: list) -> None:
             "not say how. Load it with Load Checkpoint or Load Diffusion Model, take the hooks off the prompts, or "
             "start ComfyUI with --disable-dynamic-vram."
         ) from error
+
+
+def unet_structure_in_file(path: Path | str) -> UnetStructure | None:
+    """The structure of the model in a checkpoint, from the names and shapes in its header alone, without `decoder`.
+
+    None where it cannot be told: no safetensors, diffusers' names, or a kind of model that this ComfyUI does not know.
+    """
+    try:
+        header = comfy.utils.safetensors_header(str(path), max_size=LONGEST_HEADER)
+        entries = json.loads(header or "{}")
+        shapes = {key: tuple(entry["shape"]) for key, entry in entries.items() if key != "__metadata__"}
+        weights = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+        prefix = comfy.model_detection.unet_prefix_from_state_dict(weights)
+        if not any(key.startswith(prefix) for key in weights):
+            prefix = ""
+        config = comfy.model_detection.model_config_from_unet(weights, prefix)
+    except Exception as error:  # the file may be anything, and kinds of models are told apart in ways of their own
+        logging.debug("[H-Space Steering] %s: the kind of model cannot be told: %s", path, error)
+        return None
+    if config is None:
+        return None
+    found = config.unet_config
+    return UnetStructure(
+        config_name=type(config).__name__,
+        decoder=(),
+        channel_mult=tuple(found.get("channel_mult") or ()),
+        context_dim=found.get("context_dim"),
+        transformer_depth=tuple(found.get("transformer_depth") or ()),
+        transformer_depth_middle=found.get("transformer_depth_middle"),
+        temporal=bool(found.get("use_temporal_attention")),
+    )

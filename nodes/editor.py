@@ -18,7 +18,7 @@ from ..hspace.concepts import Vector
 from ..hspace.discovery import Observer, Progress
 from ..hspace.files import PartialFile
 
-LONGEST_TEXT = 400
+LONGEST_TEXT, LONGEST_LINE = 400, 200
 
 
 def show_on_node(text: str, node_id: str | None) -> None:
@@ -28,8 +28,18 @@ def show_on_node(text: str, node_id: str | None) -> None:
     workflows. So it is escaped, made one line, and cut to `LONGEST_TEXT` characters.
     """
     if "server" in sys.modules and node_id is not None:
-        line = html.escape(textwrap.shorten(text, LONGEST_TEXT, placeholder=" ..."), quote=False)
-        sys.modules["server"].PromptServer.instance.send_progress_text(line, node_id)
+        _show(textwrap.shorten(text, LONGEST_TEXT, placeholder=" ..."), node_id)
+
+
+def show_lines_on_node(lines: list[str], node_id: str | None) -> None:
+    """The same for several lines, each cut to `LONGEST_LINE` characters."""
+    if "server" in sys.modules and node_id is not None:
+        _show("\n".join(textwrap.shorten(line, LONGEST_LINE, placeholder=" ...") for line in lines), node_id)
+
+
+def _show(text: str, node_id: str) -> None:
+    text = text.replace("[[", "[ [")  # editors make links of [[words|address]], and the words could lie
+    sys.modules["server"].PromptServer.instance.send_progress_text(html.escape(text, quote=False), node_id)
 
 
 class NodeObserver(Observer):

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..hspace.concepts import Vector
+from ..hspace.concepts import Vector, quoted
 from ..hspace.files import (
     find_vector,
     import_paper_concept,
@@ -15,9 +15,16 @@ from ..hspace.files import (
     save_preview,
     vector_path,
 )
-from ..hspace.viewing import compare_concepts, inspect_concept, inspection_picture, inspection_report
+from ..hspace.viewing import (
+    compare_concepts,
+    inspect_concept,
+    inspection_picture,
+    inspection_report,
+    vector_summary,
+)
 from .base import CATEGORY, ConceptVector, SearchableNode, schema
-from .editor import show_on_node
+from .editor import show_lines_on_node, show_on_node
+from .wiring import other_family
 
 LOADED, IMPORTED = ".safetensors", ".pth"
 """Suffixes of the files that the nodes read."""
@@ -42,6 +49,15 @@ def _missing(name: str | None, input_name: str, suffix: str) -> bool | str:
     except ValueError as error:
         return str(error)
     return True
+
+
+def _misplaced(name: str, node_id: str | None) -> str:
+    """What to say where the graph shows that the vector goes to a model of another family; else ""."""
+    try:
+        vector = load_concept(find_vector(name, "concept_name", LOADED))
+    except ValueError:  # said when the node runs
+        return ""
+    return other_family(node_id, f"concept_name: {quoted(vector.name)}", vector.family)
 
 
 class SaveConcept(SearchableNode):
@@ -122,8 +138,8 @@ class LoadConcept(SearchableNode):
                 io.Combo.Input(
                     "concept_name",
                     options=list_vectors(LOADED),
-                    tooltip="A .safetensors file. Press R in the editor to see new files. If the file records a range "
-                    "of strengths, the node shows it.",
+                    tooltip="A .safetensors file. Press R in the editor to see new files. When it has run, the node "
+                    "shows the vector's name, base model, prompts and range of strengths.",
                 )
             ],
             outputs=[ConceptVector.Output(display_name="concept", tooltip="Connect to Apply H-Space Steering.")],
@@ -132,7 +148,10 @@ class LoadConcept(SearchableNode):
 
     @classmethod
     def validate_inputs(cls, concept_name=None):
-        return _missing(concept_name, "concept_name", LOADED)
+        missing = _missing(concept_name, "concept_name", LOADED)
+        if missing is not True or concept_name is None or cls.hidden is None:
+            return missing
+        return _misplaced(concept_name, cls.hidden.unique_id) or True
 
     @classmethod
     def fingerprint_inputs(cls, concept_name=None):
@@ -141,8 +160,7 @@ class LoadConcept(SearchableNode):
     @classmethod
     def execute(cls, concept_name) -> io.NodeOutput:
         vector = load_concept(find_vector(concept_name, "concept_name", LOADED))
-        if text := vector.provenance.range_text():
-            show_on_node(f"{vector.name}: {text}", cls.hidden.unique_id)
+        show_lines_on_node(vector_summary(vector), cls.hidden.unique_id)
         return io.NodeOutput(vector)
 
 

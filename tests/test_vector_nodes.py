@@ -22,6 +22,29 @@ def test_save_refuses_combinations(vector_folder):
         run_node("HSpaceSaveConcept", concept=2 * random_vector(), filename_prefix="woman")
 
 
+def test_load_says_what_a_vector_is(vector_folder, monkeypatch):
+    import sys
+
+    shown = []
+    monkeypatch.setattr(
+        sys.modules["hspace_steering.nodes.vectors"], "show_lines_on_node", lambda lines, _: shown.append(lines)
+    )
+    found = {"base_model": "TinyModel:0123", "concept_prompt": "a woman\njudge" * 40, "base_prompt": "a judge"}
+    for name, texts in {"woman": {**found, "strength_saturates": "0.5", "strength_breaks": "2"}, "other": {}}.items():
+        run_node("HSpaceSaveConcept", concept=random_vector(name=name, **texts), filename_prefix=name)
+        run_node("HSpaceLoadConcept", concept_name=f"{name}.safetensors")
+    full, bare = shown
+    assert full[:2] == ["woman", "base model: TinyModel:0123"]
+    assert full[2].startswith("with: a woman judgea woman judge")
+    assert full[2].endswith("…")
+    assert len(full[2]) < 100
+    assert full[3:] == [
+        "without: a judge",
+        "the concept is there from strength 0.5 on, images begin to break at 2",
+    ]
+    assert bare == ["other", "base model: TinyModel", "range of strengths: not measured"]
+
+
 def test_missing_files_are_named_before_anything_runs(vector_folder):
     nodes = node_classes()
     assert "gone.safetensors" in nodes["HSpaceLoadConcept"].validate_inputs("gone.safetensors")

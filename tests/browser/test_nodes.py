@@ -55,14 +55,15 @@ def test_help_panel_shows_our_page_and_its_picture(editor, page):
     )
 
 
-def test_load_shows_at_which_strengths_a_vector_is_of_use(editor):
+def test_load_shows_what_a_vector_is_and_at_which_strengths_it_is_of_use(editor):
     editor.open_template("strength_strip")
     editor.set_widget("HSpaceLoadConcept", "concept_name", "emoji_medium_light_skin.safetensors")
     editor.set_widget("KSampler", "steps", 1)
     editor.press_run()
     editor.page.wait_for_function(
         """() => app.graph.nodes.find(n => n.type === 'HSpaceLoadConcept').widgets.some(
-            widget => /^medium light skin: the concept is there from strength [0-9.]+ on/.test(widget.value))""",
+            widget => /^medium light skin\\nbase model: EmojiModel.*\\nwith: .*\\nwithout: [^]*from strength [0-9.]+ on/.test(
+                widget.value))""",
         timeout=60_000,
     )
     editor.wait_for_images(timeout=60)

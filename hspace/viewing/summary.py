@@ -1,0 +1,30 @@
+"""What a vector is, in a few lines: for the node that loads it and for its card."""
+
+from __future__ import annotations
+
+from ..concepts import Vector
+
+LONGEST_PROMPT = 80
+
+
+def vector_summary(vector: Vector) -> list[str]:
+    """Name, base model, prompts and range of strengths, one a line; what is not known is left out.
+
+    Texts of a stranger's file are on one line each, and prompts are cut to `LONGEST_PROMPT` characters.
+    """
+    provenance, model = vector.provenance, vector.provenance.base_model or vector.family
+    prompts = [f"{label}: {_short(text)}" for label, text in prompts_of(vector)]
+    range_text = provenance.range_text()
+    lines = [vector.name, f"base model: {model}", *prompts, range_text or "range of strengths: not measured"]
+    return [" ".join(line.split()) for line in lines]
+
+
+def prompts_of(vector: Vector) -> list[tuple[str, str]]:
+    """("with", prompts), ("without", prompts) and ("avoid", prompts), without those that there are none of."""
+    found = vector.provenance
+    prompts = (("with", found.concept_prompt), ("without", found.base_prompt), ("avoid", found.avoid_prompt))
+    return [(label, text) for label, text in prompts if text]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST_PROMPT else text[: LONGEST_PROMPT - 1] + "…"
