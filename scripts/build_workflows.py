@@ -288,6 +288,54 @@ def compose_concepts(flow: Workflow) -> None:
     flow.group("3. Draw, plain and composed", first)
 
 
+def concept_card(flow: Workflow) -> None:
+    """All about one vector on one page."""
+    model, clip, vae = _demo_model(flow)
+    first = len(flow.nodes)
+    flow.at(1)
+    woman = load_vector(flow, "woman")
+    (sweep,) = flow.add("HSpaceSweepConcept", None, (300, 110), concept=woman, **{"from": -1.0, "to": 2.0})
+    flow.note(
+        "### 2. The vector\nThe page is about the vector that is loaded here. When it has run, the node shows what the "
+        "vector is.",
+        height=130,
+    )
+    flow.group("2. A vector at seven strengths", first)
+    first = len(flow.nodes)
+    flow.at(2)
+    positive, negative = _prompts(flow, clip, "a scientist")
+    (latent,) = flow.add("EmptyLatentImage", None, (320, 130), width=128, height=128, batch_size=7)
+    (latent,) = flow.add("LatentBatchSeedBehavior", None, (320, 82), samples=latent, seed_behavior="fixed")
+    steered, assignment = flow.add("HSpaceApplySteering", None, (320, 230), model=model, concept=sweep, strength=1.0)
+    flow.note("### 3. Draw\nA prompt that shows well what the vector does, at each strength.", 320, 100)
+    flow.at(3)
+    (latents,) = flow.add(
+        "KSampler",
+        None,
+        SAMPLER_BOX,
+        seed=1,
+        **SAMPLING,
+        model=steered,
+        positive=positive,
+        negative=negative,
+        latent_image=latent,
+    )
+    (images,) = flow.add("VAEDecode", None, (320, 60), samples=latents, vae=vae)
+    (strip,) = flow.add("HSpaceLabelStrip", None, (320, 80), images=images, assignment=assignment)
+    flow.group("3. Draw the strip", first)
+    first = len(flow.nodes)
+    flow.at(4)
+    (card,) = flow.add("HSpaceConceptCard", None, (320, 110), concept=woman, compare_with="emoji_*", strip=strip)
+    flow.add("SaveImage", "Card", (460, 520), images=card, filename_prefix="demo/concept_card")
+    flow.note(
+        "### 4. The page\n**compare_with** says which of your vectors it is compared with: `*` for all, `sd15/*` for "
+        "one folder.",
+        320,
+        130,
+    )
+    flow.group("4. One page", first)
+
+
 WORKFLOWS = (
     discover_and_steer,
     fair_generation,
@@ -295,6 +343,7 @@ WORKFLOWS = (
     responsible_prompt,
     strength_strip,
     compose_concepts,
+    concept_card,
 )
 
 

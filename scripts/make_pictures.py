@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from .comfy_server import Server, running_server
 from .comfyui import ROOT
@@ -59,9 +59,12 @@ def run(editor: Editor, server: Server, name: str) -> list[list[Image.Image]]:
 
 
 def thumbnail(columns: list[list[Image.Image]], images: int) -> Image.Image:
-    """A square: plain images above a line, steered ones below; a single strip of `images` cells in rows, on white."""
+    """A square: plain images above a line, steered ones below; on white a page, or a strip of `images` cells."""
     sheet = Image.new("RGB", (SIDE, SIDE), "white")
-    if len(columns) == 1:
+    if len(columns) == 1 and columns[0][0].width < 2 * columns[0][0].height:  # a page
+        page = ImageOps.contain(columns[0][0], (SIDE, SIDE))
+        sheet.paste(page, ((SIDE - page.width) // 2, (SIDE - page.height) // 2))
+    elif len(columns) == 1:
         strip = columns[0][0]
         width, rows = strip.width / images, -(-images // PER_ROW)
         height = round(strip.height * SIDE / (PER_ROW * width))

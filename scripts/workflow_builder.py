@@ -14,7 +14,7 @@ from .comfyui import ROOT
 
 COLUMN, ROW = 380, 30
 TITLE_HEIGHT, GROUP_MARGIN = 34, 14
-LOAD_BOX = (300, 110)  # with room for the line that says at which strengths the vector is of use
+LOAD_BOX = (300, 230)  # with room for the lines that say what the vector is
 INPUT_NODE, OUTPUT_NODE = -10, -20
 LINK_KEYS = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
 

@@ -24,6 +24,7 @@ DISPLAY_NAMES = {
     "HSpacePromptRule": "Prompt Rule",
     "HSpaceConceptsFromPrompt": "Concepts from Prompt",
     "HSpaceConceptBalance": "Concept Balance",
+    "HSpaceConceptCard": "Concept Card",
     "HSpaceLabelStrip": "Label Strip",
     "HSpaceInspectConcept": "Inspect Concept Vector",
 }

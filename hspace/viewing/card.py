@@ -73,12 +73,17 @@ def concept_card(vector: Vector, neighbours: Neighbours, strip: torch.Tensor | N
     provenance = vector.provenance
     origin = [provenance.base_model or vector.family, provenance.method, f"{provenance.steps or ''} steps"]
     about = ", ".join(text for text in origin if text and text != " steps")
-    blocks = [_text(_short(vector.name, LONGEST_NAME), TITLE, inner), _text(about, TEXT, inner, GREY)]
+    title = [_text(_short(vector.name, LONGEST_NAME), TITLE, inner), _text(about, TEXT, inner, GREY)]
+    blocks = [_stack(title, inner, 10)]
     if strip is not None:
         blocks.append(_strip(strip, inner))
-    left = [_section("Strengths", _range(vector, half), half), _section("Energy by site", _energy(vector, half), half)]
-    right = [_section("Prompts", _prompts(vector, half), half), _section("Cosine", _cosines(neighbours, half), half)]
-    blocks.append(_beside(_stack(left, half), _stack(right, half)))
+    measures = {
+        "Strengths": _range(vector, half),
+        "Energy by site": _energy(vector, half),
+        "Cosine with other vectors": _cosines(neighbours, half),
+    }
+    left = _stack([_section(title, body, half) for title, body in measures.items()], half)
+    blocks.append(_beside(left, _section("Prompts", _prompts(vector, half), half)))
     page = _stack(blocks, inner)
     card = Image.new("RGB", (WIDTH, page.height + 2 * MARGIN), "white")
     card.paste(page, (MARGIN, MARGIN))
