@@ -6,12 +6,12 @@ import urllib.error
 import urllib.request
 
 import comfy.ops
-import nodes as comfy_nodes
 import pytest
 import safetensors.torch
 import torch
 from hspace_steering.nodes import wiring
 
+import nodes as comfy_nodes
 from helpers import node_classes, random_vector
 from hspace.bottleneck import family_of
 from hspace.comfy_weights import unet_structure_in_file
