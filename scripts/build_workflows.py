@@ -300,7 +300,7 @@ def concept_card(flow: Workflow) -> None:
         "vector is.",
         height=130,
     )
-    flow.group("2. A vector at seven strengths", first)
+    flow.group("2. Seven strengths", first)
     first = len(flow.nodes)
     flow.at(2)
     positive, negative = _prompts(flow, clip, "a scientist")

@@ -8,14 +8,13 @@ LONGEST_PROMPT = 80
 
 
 def vector_summary(vector: Vector) -> list[str]:
-    """Name, base model, prompts and range of strengths, one a line; what is not known is left out.
+    """Name, base model, range of strengths and prompts, one a line.
 
     Texts of a stranger's file are on one line each, and prompts are cut to `LONGEST_PROMPT` characters.
     """
-    provenance, model = vector.provenance, vector.provenance.base_model or vector.family
+    range_text = vector.provenance.range_text() or "range of strengths: not measured"
     prompts = [f"{label}: {_short(text)}" for label, text in prompts_of(vector)]
-    range_text = provenance.range_text()
-    lines = [vector.name, f"base model: {model}", *prompts, range_text or "range of strengths: not measured"]
+    lines = [vector.name, f"base model: {vector.family}", range_text, *prompts]
     return [" ".join(line.split()) for line in lines]
 
 
