@@ -5,19 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import pickle
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import comfy.model_detection
+import comfy.model_management
 import comfy.sd
 import folder_paths
 import torch
+from safetensors import SafetensorError
 
 from hspace.bottleneck import find_bottleneck
 
 from .spec import DEMO, Checkpoint
+from .worker import first_line
 
 MAX_HEADER = 100 * 2**20
 """Bytes of the description of a checkpoint's tensors, as safetensors itself allows."""
@@ -182,10 +186,10 @@ def load(path: str) -> Loaded:
     embeddings = folder_paths.get_folder_paths("embeddings")
     try:
         model, clip, vae = comfy.sd.load_checkpoint_guess_config(path, embedding_directory=embeddings)[:3]
-    except RuntimeError as error:
-        if "Could not detect model type" not in str(error):
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, SafetensorError) as error:
+        if isinstance(error, comfy.model_management.OOM_EXCEPTION):
             raise
-        raise ValueError(f"checkpoint {path}: no image model that ComfyUI knows is in this file.") from error
+        raise ValueError(f"checkpoint {path}: ComfyUI cannot load this file ({first_line(error)}).") from error
     if model is None or clip is None or vae is None:
         raise ValueError(f"checkpoint {path}: model, text encoder and VAE are needed, and not all are in this file.")
     find_bottleneck(model)

@@ -140,9 +140,9 @@ def places_for(workers: Workers, resources: dict[str, float], tasks: int, larges
     on_gpu = workers.device != "cpu" and gpus >= workers.gpus
     each, there, what = (workers.gpus, gpus, "GPUs") if on_gpu else (workers.threads, cpus, "CPU cores")
     most = int(there / each + 1e-6)
-    if not on_gpu:
-        by_memory = int(resources.get("memory", float("inf")) // max(MEMORY_OF_LOADED * largest, LEAST_MEMORY))
-        most = min(most, max(1, by_memory)) if not workers.count else most
+    if not on_gpu and not workers.count and "memory" in resources:
+        by_memory = int(resources["memory"] / max(MEMORY_OF_LOADED * largest, LEAST_MEMORY))
+        most = min(most, max(1, by_memory))
     if workers.count > most or not most:
         raise ValueError(
             f"workers.count: {workers.count or 1} workers of {each:g} {what} each are more than Ray has ({there:g})."

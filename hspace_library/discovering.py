@@ -24,8 +24,6 @@ from .checkpoints import Loaded, conditioning
 from .jobs import Job, file_digest
 from .sampling import decode, sample, tiles
 
-SAVE_EVERY = 20.0
-"""Seconds from one save of an unfinished vector to the next: about what a killed worker costs."""
 MOST_PIXELS = 2048
 """Along the longer side of a picture; larger ones are made smaller."""
 
@@ -40,18 +38,19 @@ class LibraryObserver(Observer):
     Args:
         path: of the unfinished vector's file.
         steps: of the discovery; its last preview is kept, and no other is made.
+        save_every: seconds from one save to the next.
         tell: called with the steps done and their number; what it raises ends the discovery.
     """
 
-    def __init__(self, path: Path, steps: int, tell: Callable[[int, int], None]):
-        self.path, self.tell, self.preview_every = path, tell, steps
+    def __init__(self, path: Path, steps: int, save_every: float, tell: Callable[[int, int], None]):
+        self.path, self.save_every, self.tell, self.preview_every = path, save_every, tell, steps
         self.preview: torch.Tensor | None = None
         self.notes: list[str] = []
         self._saved_at = time.monotonic()
 
     def step(self, progress) -> None:
         self.preview = progress.preview
-        if time.monotonic() - self._saved_at >= SAVE_EVERY and progress.step < progress.steps:
+        if time.monotonic() - self._saved_at >= self.save_every and progress.step < progress.steps:
             self._save(progress.vector())
         self.tell(progress.step, progress.steps)
 
@@ -102,7 +101,7 @@ def run_job(loaded: Loaded, job: Job, tell: Callable[[int, int], None]) -> dict:
 
 def _discover(loaded: Loaded, job: Job, tell: Callable[[int, int], None]) -> dict:
     settings = DiscoverySettings(**job.settings)
-    observer = LibraryObserver(job.unfinished_path, settings.steps, tell)
+    observer = LibraryObserver(job.unfinished_path, settings.steps, job.save_every, tell)
     start = _unfinished(job.unfinished_path)
     with torch.inference_mode():
         discovery = discover(

@@ -11,7 +11,7 @@ from typing import Any
 
 from .cluster import Places
 from .schedule import Schedule, Task
-from .worker import Worker
+from .worker import Worker, first_line
 
 POLL = 0.5
 """Seconds from one look at the workers' progress to the next."""
@@ -91,9 +91,9 @@ class Engine:
         self.loads: dict[str, int] = {}
 
     @property
-    def workers(self) -> list[dict]:
-        """Process, machine and device of the workers that have begun."""
-        return [handle.about for handle in self._handles if handle.about]
+    def workers(self) -> dict[str, dict]:
+        """Process, machine and device of the workers that have begun, by name."""
+        return {handle.name: handle.about for handle in self._handles if handle.about}
 
     def run(self, tasks: Sequence[Task]) -> list[Outcome]:
         """Do all tasks; outcomes in the order in which tasks ended.
@@ -155,7 +155,7 @@ class Engine:
             answer = self.ray.get(handle.waits_for)
         except self.ray.exceptions.RayError as error:
             self._bury(handle, error)
-            answer = {"error": f"its worker died ({_reason(error)})", "again": True}
+            answer = {"error": f"its worker died ({first_line(error).rstrip('.')})", "again": True}
         handle.waits_for = None
         if task is None:  # it has begun
             if "error" in answer:
@@ -184,8 +184,11 @@ class Engine:
             self.ray.kill(handle.actor)
         if handle.about:
             self._hire()
-        elif not self._handles:
-            raise ValueError(f"Workers cannot start: {_reason(error)}")
+            return
+        text = f"Workers cannot start: {first_line(error).rstrip('.')}"
+        if not self._handles:
+            raise ValueError(text)
+        self.listener.said(text)
 
     def _look(self) -> None:
         """Tell the listener how far tasks are; a worker that is busy answers when it can."""
@@ -224,8 +227,3 @@ def _watched(ray) -> type:
         stop = ray.method(concurrency_group="watch")(Worker.stop)
 
     return RemoteWorker
-
-
-def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -44,6 +44,7 @@ class Job:
         settings: of the discovery, by name.
         strips: what to draw of the finished vector (`spec.Strips`).
         out: folder of the library.
+        save_every: seconds from one save of the unfinished vector to the next.
     """
 
     checkpoint: str
@@ -54,6 +55,7 @@ class Job:
     settings: Mapping
     strips: Mapping
     out: str
+    save_every: float = 20.0
 
     @property
     def label(self) -> str:
@@ -143,6 +145,7 @@ def jobs_of(library: Library, fingerprints: Mapping[str, str], out: Path) -> lis
                     asdict(settings),
                     library.strips.model_dump(),
                     str(out),
+                    library.workers.save_every,
                 )
             )
     return jobs

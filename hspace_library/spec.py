@@ -152,6 +152,7 @@ class Workers(Part):
         gpus: GPUs a worker, 0.5 for two on one.
         threads: of a worker on a CPU. A vector's last bits depend on it, so it never follows from the number of
             workers.
+        save_every: seconds from one save of an unfinished vector to the next: about what a killed worker costs.
         retries: how often a job is tried again whose worker died, or which failed for want of memory or of a disk.
     """
 
@@ -159,6 +160,7 @@ class Workers(Part):
     device: Literal["auto", "gpu", "cpu"] = "auto"
     gpus: float = Field(1.0, gt=0, le=16)
     threads: int = Field(1, ge=1, le=256)
+    save_every: float = Field(20.0, ge=0, le=3600)
     retries: int = Field(2, ge=0, le=10)
 
 

@@ -9,6 +9,7 @@ import errno
 import gc
 import os
 import platform
+import textwrap
 import time
 from pathlib import Path
 
@@ -17,6 +18,12 @@ from .comfyui import find_comfyui
 FATAL = (ValueError, TypeError, FloatingPointError)
 """Errors that would come again; others may be of memory, of a disk or of a network, and are tried again."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, on one line of reasonable length."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return textwrap.shorten(lines[0], 500, placeholder=" ...") if lines else type(error).__name__
 
 
 class Worker:
@@ -71,7 +78,7 @@ class Worker:
         except Exception as error:
             if type(error).__name__ == "Stopped":
                 return {"stopped": True}
-            text = str(error) or type(error).__name__
+            text = first_line(error)
             described = text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
             full = isinstance(error, OSError) and error.errno in FULL
             return {"error": described, "again": not isinstance(error, FATAL), "full": full}

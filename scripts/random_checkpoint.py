@@ -26,6 +26,8 @@ import torch  # noqa: E402
 from comfy.ldm.models.autoencoder import AutoencoderKL  # noqa: E402
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel  # noqa: E402
 
+from demo.architecture import VAE_WEIGHTS  # noqa: E402
+
 HALF = torch.float16
 POOL = 1 << 22
 """Random numbers that are drawn; larger weights repeat them."""
@@ -49,6 +51,14 @@ XL = {
     "num_head_channels": 64,
     "use_linear_in_transformer": True,
 }
+REDUCED = {
+    "channel_mult": [1, 1],
+    "num_res_blocks": [1, 1],
+    "transformer_depth": [1, 1],
+    "transformer_depth_output": [1, 1, 1, 1],
+}
+REDUCED_XL = {"channel_mult": [1, 1, 1], "num_res_blocks": [2, 2, 2]}
+"""Widths and levels that ComfyUI's model detection does not look at."""
 VAE = {
     "double_z": True,
     "z_channels": 4,
@@ -65,11 +75,15 @@ VAE = {
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of checkpoint: ComfyUI's configuration and text encoder, and the arguments of its U-Net."""
+    """A kind of checkpoint: ComfyUI's configuration and text encoder, and the arguments of its U-Net.
+
+    A reduced one has a smaller U-Net and the demo model's VAE; its text encoders are of full size.
+    """
 
     config: type
     text: type
     unet: dict
+    reduced: bool = False
 
 
 KINDS = {
@@ -81,6 +95,10 @@ KINDS = {
         {**SD, "context_dim": 1024, "num_head_channels": 64, "use_linear_in_transformer": True},
     ),
     "SDXL": Kind(comfy.supported_models.SDXL, comfy.sdxl_clip.SDXLClipModel, XL),
+    "SD 1.5 reduced": Kind(comfy.supported_models.SD15, comfy.sd1_clip.SD1ClipModel, {**SD1, **REDUCED}, reduced=True),
+    "SDXL reduced": Kind(
+        comfy.supported_models.SDXL, comfy.sdxl_clip.SDXLClipModel, {**XL, **REDUCED_XL}, reduced=True
+    ),
 }
 
 
@@ -97,16 +115,22 @@ def random_checkpoint(kind: str, seed: int = 0) -> dict[str, torch.Tensor]:
         **{"in_channels": 4, "out_channels": 4, "use_spatial_transformer": True, "legacy": False, **chosen.unet},
     )
     with torch.device("meta"):
-        vae = AutoencoderKL(ddconfig=VAE, embed_dim=4)
         text = chosen.text(device="meta", dtype=HALF)
     config = chosen.config(unet_config={})
     state = config.process_unet_state_dict_for_saving(fill(unet, pool))
     if kind == "SD 2.1 v":  # ComfyUI tells v-prediction from the spread of this bias
         bias = state["model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"]
         bias.copy_(0.5 * pool[: len(bias)])
-    state |= config.process_vae_state_dict_for_saving(fill(vae, pool))
+    state |= config.process_vae_state_dict_for_saving(_vae(chosen.reduced, pool))
     state |= config.process_clip_state_dict_for_saving(fill(text, pool))
     return {name: tensor.contiguous() for name, tensor in state.items()}
+
+
+def _vae(reduced: bool, pool: torch.Tensor) -> dict[str, torch.Tensor]:
+    if reduced:
+        return comfy.utils.load_torch_file(str(VAE_WEIGHTS), safe_load=True)
+    with torch.device("meta"):
+        return fill(AutoencoderKL(ddconfig=VAE, embed_dim=4), pool)
 
 
 def fill(module: torch.nn.Module, pool: torch.Tensor) -> dict[str, torch.Tensor]:
