@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import pickle
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ import comfy.model_management
 import comfy.sd
 import folder_paths
 import torch
-from safetensors import SafetensorError
 
 from hspace.bottleneck import find_bottleneck
 
@@ -186,9 +184,9 @@ def load(path: str) -> Loaded:
     embeddings = folder_paths.get_folder_paths("embeddings")
     try:
         model, clip, vae = comfy.sd.load_checkpoint_guess_config(path, embedding_directory=embeddings)[:3]
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, SafetensorError) as error:
-        if isinstance(error, comfy.model_management.OOM_EXCEPTION):
-            raise
+    except (OSError, comfy.model_management.OOM_EXCEPTION):
+        raise  # of the machine, not of the file
+    except Exception as error:
         raise ValueError(f"checkpoint {path}: ComfyUI cannot load this file ({first_line(error)}).") from error
     if model is None or clip is None or vae is None:
         raise ValueError(f"checkpoint {path}: model, text encoder and VAE are needed, and not all are in this file.")

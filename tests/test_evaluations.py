@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import pytest
 import torch
@@ -225,7 +226,7 @@ def test_errors_before_anything_long_starts(tmp_path, capsys, arguments, said):
 
 
 def test_nudenet_is_optional_and_its_licence_is_named(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "nudenet", None)
+    monkeypatch.setitem(sys.modules, "nudenet", None)
     with pytest.raises(ValueError, match=r"pip install \.\[nudenet\].*AGPL-3\.0"):
         make_judge({"name": "nudenet"})
 

@@ -166,7 +166,7 @@ def test_what_is_missing_on_the_machine(tmp_path, capsys, monkeypatch):
         patch.setitem(sys.modules, "ray", None)
         assert main(arguments) == 2
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "disk_usage", lambda _: namedtuple("usage", "free")(2**20))
+        patch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "free")(2**20))
         assert main(arguments) == 2
     (tmp_path / "file").touch()
     assert main([*arguments[:-1], str(tmp_path / "file" / "out")]) == 2
