@@ -132,3 +132,17 @@ class NodeObserver(Observer):
             logging.warning("[H-Space Steering] %s", text)
             show_on_node(text, self.node_id)
         self._warned = True
+
+
+def input_types(class_type: str) -> dict[str, str]:
+    """Types of the inputs of a node by name, as ComfyUI's registry of nodes has them; empty where it has none.
+
+    Other packs' nodes are asked, and whatever they raise only means that nothing is known of them.
+    """
+    registry = getattr(sys.modules.get("nodes"), "NODE_CLASS_MAPPINGS", {})
+    try:
+        listed = registry[class_type].INPUT_TYPES()
+        groups = [listed.get(group) or {} for group in ("required", "optional")]
+        return {name: str(spec[0]) for group in groups for name, spec in group.items()}
+    except Exception:
+        return {}

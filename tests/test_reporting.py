@@ -3,11 +3,11 @@
 import comfy.utils
 import pytest
 import torch
-from hspace_steering.nodes.editor import NodeObserver
+from hspace_steering.nodes.editor import NodeObserver, input_types
 
 from helpers import random_vector, tiny_model
 from hspace.discovery import Progress
-from hspace.prompts import prompt_texts
+from hspace.prompts import PROMPT_TEXT, noted_texts, prompt_texts
 from hspace.viewing.plots import loss_plot
 
 
@@ -31,6 +31,92 @@ PROMPT = {
 
 def test_prompt_texts_follow_the_links():
     assert prompt_texts(PROMPT, "6") == {"concept_prompt": "a woman judge | a woman cook", "base_prompt": "a judge"}
+
+
+def graph(*encoders, **texts):
+    """Encoders in a row, combined, to Discover's concept; `texts` are nodes that make strings."""
+    nodes = {**texts, **{f"e{i}": encoder for i, encoder in enumerate(encoders)}}
+    combined = {f"conditioning_{i}": [f"e{i}", 0] for i in range(len(encoders))}
+    nodes |= {"all": {"class_type": "ConditioningCombine", "inputs": combined}}
+    return nodes | {"d": {"class_type": "HSpaceDiscoverConcept", "inputs": {"concept": ["all", 0]}}}
+
+
+class WildcardEncode:
+    """A node of another pack."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"populated": ("STRING", {}), "mode": (["fixed", "random"],), "lora": ("COMBO",)}}
+
+
+class Broken:
+    """A node of another pack whose inputs cannot be listed here."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        raise RuntimeError
+
+
+SDXL = {"class_type": "CLIPTextEncodeSDXL", "inputs": {"text_g": "a woman", "text_l": "a queen", "width": 1024}}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        (graph(SDXL), "a woman | a queen"),
+        (
+            graph(
+                {"class_type": "CLIPTextEncode", "inputs": {"clip": ["x", 0], "text": ["s", 0]}},
+                s={"class_type": "PrimitiveString", "inputs": {"value": "a woman"}},
+            ),
+            "a woman",
+        ),
+        (
+            graph(
+                {"class_type": "CLIPTextEncode", "inputs": {"text": ["c", 0]}},
+                a={"class_type": "PrimitiveStringMultiline", "inputs": {"value": "a woman"}},
+                c={
+                    "class_type": "StringConcatenate",
+                    "inputs": {"string_a": ["a", 0], "string_b": "smiling", "delimiter": ", "},
+                },
+            ),
+            "a woman | smiling",
+        ),
+        (
+            graph(
+                {
+                    "class_type": "WildcardEncode",
+                    "inputs": {"populated": "a woman", "mode": "fixed", "lora": "x.safetensors"},
+                }
+            ),
+            "a woman",
+        ),
+        (graph({"class_type": "Unknown", "inputs": {"prompt_1": "a woman", "sampler": "euler"}}), "a woman"),
+        (graph({"class_type": "Broken", "inputs": {"text": "a woman"}}), "a woman"),
+        (
+            graph(
+                {"class_type": "CLIPTextEncode", "inputs": {"clip": ["l", 0], "text": "a woman"}},
+                l={"class_type": "CLIPLoader", "inputs": {"clip_name": "clip_l.safetensors", "type": "sdxl"}},
+            ),
+            "a woman",
+        ),
+    ],
+)
+def test_prompt_texts_of_every_kind_of_text_node(monkeypatch, prompt, words):
+    from comfy_extras import nodes_primitive, nodes_string
+
+    import nodes
+
+    own = (nodes_primitive.String, nodes_primitive.StringMultiline, nodes_string.StringConcatenate)
+    known = {node.define_schema().node_id: node for node in own}
+    for name, node in (known | {"WildcardEncode": WildcardEncode, "Broken": Broken}).items():
+        monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, name, node)
+    assert prompt_texts(prompt, "d", input_types) == {"concept_prompt": words}
+
+
+def test_conditionings_combined_with_themselves_note_their_words_once():
+    entries = [[torch.zeros(1, 2, 3), {PROMPT_TEXT: "a woman"}]] * 2**10
+    assert noted_texts(entries) == "a woman"
 
 
 def test_prompt_texts_survive_loops_and_absence():

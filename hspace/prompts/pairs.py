@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..concepts import quoted
+from .trace import MAX_LENGTH
 
 SUBJECT = "{subject}"
 PROMPT = "{prompt}"
@@ -87,9 +88,11 @@ def expand_templates(templates: PairTemplates, shared: str = "") -> list[TextPai
 
 
 def noted_texts(conditioning: list) -> str:
-    """The words of a CONDITIONING's prompts as Concept Prompts noted them, joined by " | "; "" where any is missing."""
+    """The words of a CONDITIONING's prompts as Concept Prompts noted them, each once, joined by " | "; "" where any is
+    missing.
+    """
     texts = [options.get(PROMPT_TEXT) for _, options in conditioning]
-    return " | ".join(texts) if all(isinstance(text, str) for text in texts) else ""
+    return " | ".join(dict.fromkeys(texts))[:MAX_LENGTH] if all(isinstance(text, str) for text in texts) else ""
 
 
 def _lines(name: str, text: str) -> list[str]:
