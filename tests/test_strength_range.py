@@ -1,5 +1,7 @@
 """The strengths between which a vector is of use, as the model itself sees them."""
 
+import re
+
 import pytest
 import torch
 
@@ -11,9 +13,25 @@ from hspace.discovery import DiscoverySettings, PromptPairs, StrengthRange, disc
 from hspace.discovery.strength_range import Row
 from hspace.files import load_concept
 
+IMAGES = 20
+
 
 def rows(*values):
-    return StrengthRange(tuple(Row(*value) for value in values))
+    """A measurement from (strength, share of images with the concept, loss); the concept prompt shows it in all."""
+    return StrengthRange(
+        tuple(Row(strength, evidence(share), loss) for strength, share, loss in values), tuple(evidence(1.0))
+    )
+
+
+def evidence(share):
+    """That many images about as the concept prompt's, the others about as unsteered ones."""
+    shown = round(share * IMAGES)
+    return tuple((1.0 if i < shown else -1.0) + 0.01 * i for i in range(IMAGES))
+
+
+def words(measured):
+    text = Provenance(**measured.facts()).range_text()
+    return re.sub(r" \(95 % interval [^)]*\)", "", text)
 
 
 @pytest.mark.parametrize(
@@ -24,19 +42,42 @@ def rows(*values):
             "the concept is there from strength 1 on, images begin to break at 1.25",
         ),
         (
-            rows((0, 0.0, 1.0), (0.5, 0.5, 1.4), (1, 1.0, 1.6)),  # what breaks does not count as concept
+            rows((0, 0.0, 1.0), (0.5, 0.9, 1.4), (1, 1.0, 1.6)),
             "the concept is there from strength 0.5 on, images begin to break at 0.75",
         ),
+        (
+            rows((0, 0.0, 1.0), (0.5, 0.5, 1.4), (1, 1.0, 1.6)),  # what breaks does not count as concept
+            "the concept is not there at any strength, images begin to break at 0.75",
+        ),
         (rows((0, 0.0, 1.0), (2, 0.95, 1.1), (4, 1.0, 1.2)), "the concept is there from strength 2 on"),
-        (rows((0, 0.0, 1.0), (2, 0.0, 1.5)), "images begin to break at 2"),
-        (rows((0, 0.0, 1.0), (2, 0.0, 1.0)), ""),
-        (rows((0, 0.95, 1.0), (2, 1.0, 1.0)), ""),  # had it anyway
-        (rows((0, 0.0, 1.0), (1, 0.0, 1.43), (2, 0.0, 1.57)), "images begin to break at 1.5"),
-        (rows((0, 0.0, 1.0), (1, 0.0, 1.4), (2, 0.0, 1.7)), "images begin to break at 1.33"),
+        (
+            rows((0, 0.0, 1.0), (2, 0.0, 1.5)),
+            "the concept is not there at any strength, images begin to break at 2",
+        ),
+        (rows((0, 0.0, 1.0), (0.5, 0.05, 1.0), (1, 0.3, 1.0)), "the concept is not there at any strength"),
+        (rows((0, 0.95, 1.0), (2, 1.0, 1.0)), "the concept is there without the vector"),
+        (
+            StrengthRange((Row(0, evidence(0.5), 1.0), Row(2, evidence(1.0), 1.0)), evidence(0.5)),
+            "",  # the model cannot tell them apart
+        ),
+        (StrengthRange((Row(0, evidence(0.0), 1.0), Row(2, evidence(0.0), 1.7))), "images begin to break at 1.43"),
     ],
 )
 def test_where_it_begins_and_ends(measured, text):
-    assert Provenance(strength_saturates=measured.saturates, strength_breaks=measured.breaks).range_text() == text
+    assert words(measured) == text
+
+
+def test_the_interval_tells_how_sure_it_is():
+    sure = rows((0, 0.0, 1.0), (0.5, 0.0, 1.0), (1, 1.0, 1.0))
+    assert (sure.saturates, sure.interval) == (1, (1, 1))
+    measured = rows((0, 0.0, 1.0), (0.5, 0.85, 1.0), (1, 0.9, 1.0), (2, 1.0, 1.0))
+    low, high = measured.interval
+    assert low <= measured.saturates <= high
+    assert low < high
+    assert "(95 % interval 0.5 to 2)" in Provenance(**measured.facts()).range_text()
+    unsure = rows((0, 0.0, 1.0), (0.5, 0.0, 1.0), (1, 0.9, 1.0))
+    assert unsure.interval == (1, None)
+    assert "(95 % interval 1 or more)" in Provenance(**unsure.facts()).range_text()
 
 
 @pytest.mark.parametrize("avoid", [False, True])
@@ -54,7 +95,8 @@ def test_measuring_changes_nothing_and_is_counted(avoid):
     assert without.strengths is None
     assert torch.equal(without.vector.tensor, measured.vector.tensor)
     tried = len(measured.strengths.rows)
-    assert measured.evaluations - without.evaluations == tried * 8 * (10 * 2 + 3 * 2)
+    judged = tried if avoid else tried + 1  # and images of the concept prompt
+    assert measured.evaluations - without.evaluations == judged * 8 * (10 * 2 + 3 * 2)
     assert measured.vector.provenance.evaluations == measured.evaluations
 
 

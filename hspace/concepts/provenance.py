@@ -7,9 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 
+VERDICTS = ("not there at any strength", "there without the vector")
+"""Values of `strength_verdict` that are known here; a file may hold any text."""
 LONGEST_NUMBER = 40
 """Characters of a number in a file."""
-_FORMATS = {"reach": ".4g", "scale": ".4g", "strength_saturates": ".3g", "strength_breaks": ".3g", "final_loss": ".6g"}
+_FORMATS = {"reach": ".4g", "scale": ".4g", "final_loss": ".6g"}
+_STRENGTHS = ("strength_saturates", "strength_saturates_low", "strength_saturates_high", "strength_breaks")
+_FORMATS |= dict.fromkeys(_STRENGTHS, ".3g")
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,10 @@ class Provenance:
         model_patches: which patches the model had, e.g. "128 weights (LoRA, merge ...)".
         reach: how far it moved predictions along the concept before it was scaled (`objective.relative_reach`).
         scale: factor that calibration multiplied it by.
-        strength_saturates: strength from which nearly all images show the concept.
+        strength_saturates: strength from which nearly as many images show the concept as with it in the prompt.
+        strength_saturates_low, strength_saturates_high: its 95 % interval; the high end is missing where it may be at
+            no strength.
+        strength_verdict: why there is no such strength, e.g. "not there at any strength".
         strength_breaks: strength at which images begin to break.
         evaluations: U-Net evaluations that finding it cost, one image each.
         final_loss: mean loss of the last tenth of the steps.
@@ -58,6 +65,9 @@ class Provenance:
     scale: float | None = None
     strength_saturates: float | None = None
     strength_breaks: float | None = None
+    strength_saturates_low: float | None = None
+    strength_saturates_high: float | None = None
+    strength_verdict: str = ""
     evaluations: int | None = None
     final_loss: float | None = None
     created_with: str = ""
@@ -94,7 +104,11 @@ class Provenance:
     def range_text(self) -> str:
         """The strengths between which the vector works, in words; "" where they were not measured."""
         start, end = self.strength_saturates or 0, self.strength_breaks or 0
-        parts = [f"the concept is there from strength {start:.3g} on"] if start > 0 else []
+        low, high = self.strength_saturates_low, self.strength_saturates_high
+        upper = " or more" if high is None else f" to {high:.3g}"
+        spread = "" if low is None or low == high else f" (95 % interval {low:.3g}{upper})"
+        parts = [f"the concept is there from strength {start:.3g} on{spread}"] if start > 0 else []
+        parts += [f"the concept is {self.strength_verdict}"] if self.strength_verdict in VERDICTS else []
         parts += [f"images begin to break at {end:.3g}"] if end > 0 else []
         return ", ".join(parts)
 

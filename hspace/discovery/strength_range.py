@@ -1,18 +1,23 @@
 """The strengths between which a vector works: where nearly all images show the concept, and where they begin to break.
 
-The frozen, unsteered model judges the images: it is asked how well it takes noise off them again. An image that it
-denoises better under the concept prompt than under the base prompt shows the concept (a diffusion classifier: Li et
-al., "Your Diffusion Model is Secretly a Zero-Shot Classifier", ICCV 2023). One that it denoises much worse, under its
-best prompt, than its own unsteered images is unlike anything that it would sample.
+The frozen, unsteered model judges the images: it is asked how well it takes noise off them again. What counts as
+evidence of the concept is by how much better it does under the concept prompt than under the base prompt (a diffusion
+classifier: Li et al., "Your Diffusion Model is Secretly a Zero-Shot Classifier", ICCV 2023). Two references make that
+absolute: images of the base prompt, and images of the concept prompt; an image shows the concept where its evidence is
+nearer to the latter. An image that it denoises much worse, under its best prompt, than the references is unlike
+anything that it would sample.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import comfy.model_management
+import numpy as np
 import torch
 
+from ..concepts.provenance import VERDICTS
 from .distilled import ROLL_OUT_CFG
 from .frozen_model import Addition, FrozenModel
 from .objective import mean_square, prediction_scale
@@ -26,8 +31,11 @@ BROKEN = 1.5
 """Loss relative to that of unsteered images. On the emoji model professions began to be lost at 1.5 to 2
 (docs/decisions.md).
 """
-SATURATED = 0.9
-"""Share of the highest concept rate."""
+THERE = 0.9
+"""Share of the images, of those of the concept prompt that show the concept, that must show it."""
+TELLS_APART = 2.0
+"""Standard errors by which the evidence of the two references must differ for the model to be a judge."""
+RESAMPLES = 500
 
 
 @dataclass(frozen=True)
@@ -35,32 +43,68 @@ class Row:
     """The model's judgement of its images at one strength.
 
     Attributes:
-        concept: share of the images with the concept.
+        evidence: of each image, by how much better the model denoises it under the concept prompt.
         loss: under the better of the two prompts, relative to that of unsteered images.
     """
 
     strength: float
-    concept: float
+    evidence: tuple[float, ...]
     loss: float
 
 
 @dataclass(frozen=True)
 class StrengthRange:
-    """Rows of increasing strength, the unsteered one first; none after the first broken one."""
+    """Rows of increasing strength, the unsteered one first; none after the first broken one.
+
+    Attributes:
+        reference: evidence of images of the concept prompt; empty where no prompt can say the concept, as with `avoid`.
+    """
 
     rows: tuple[Row, ...]
+    reference: tuple[float, ...] = ()
+
+    @property
+    def tells_apart(self) -> bool:
+        """True where the model's evidence tells images of the concept prompt from unsteered ones."""
+        if len(self.reference) < 2 or not self.rows:
+            return False
+        without, with_concept = np.array(self.rows[0].evidence), np.array(self.reference)
+        error = np.sqrt(without.var(ddof=1) / len(without) + with_concept.var(ddof=1) / len(with_concept))
+        return bool(with_concept.mean() - without.mean() > TELLS_APART * error)
+
+    def shares(self) -> list[float]:
+        """By row, the share of the images that show the concept; empty where the model is no judge of it."""
+        return self._shares(range(len(self.rows[0].evidence))) if self.tells_apart else []
 
     @property
     def saturates(self) -> float | None:
-        """The least strength with nearly as much of the concept as any that breaks nothing.
+        """The least strength at which the concept is there: in nearly as many images as the concept prompt shows it in.
 
-        None where none has any, and where the unsteered images have as much: of "no weapon" the model cannot be asked,
-        for it finds the prompt without weapons the better one for its own images, armed or not.
+        None where there is no such strength, where unsteered images have it already, and where the model is no judge.
         """
-        sound = [row for row in self.rows if row.loss < BROKEN]
-        most = max((row.concept for row in sound), default=0.0)
-        strength = next((row.strength for row in sound if most and row.concept >= SATURATED * most), None)
-        return strength or None
+        return self._saturates(range(len(self.rows[0].evidence))) or None if self.tells_apart else None
+
+    @property
+    def interval(self) -> tuple[float | None, float | None]:
+        """The 95 % interval of `saturates`, by resampling the images; the high end is None beyond those tried."""
+        if self.saturates is None:
+            return None, None
+        random, count = np.random.default_rng(0), len(self.rows[0].evidence)
+        found = [self._saturates(random.integers(0, count, count)) for _ in range(RESAMPLES)]
+        strengths = [np.inf if strength is None else strength for strength in found]
+        low, high = np.quantile(strengths, [0.025, 0.975], method="nearest")
+        return float(low), None if np.isinf(high) else float(high)
+
+    @property
+    def verdict(self) -> str:
+        """Why there is no strength at which the concept begins to be there; "" where there is one, or no judge."""
+        if self.tells_apart:
+            least = self._saturates(range(len(self.rows[0].evidence)))
+            return "" if least else VERDICTS[least is not None]
+        # Of "no weapon" the model may find the prompt without weapons the better one for any image, armed or not.
+        evidence = (self.rows[0].evidence, self.reference)
+        there = bool(self.reference) and all((np.array(images) > 0).mean() >= THERE for images in evidence)
+        return VERDICTS[1] if there else ""
 
     @property
     def breaks(self) -> float | None:
@@ -71,13 +115,35 @@ class StrengthRange:
                 return before.strength + way * (after.strength - before.strength)
         return None
 
+    def facts(self) -> dict[str, float | str | None]:
+        """What a vector's provenance keeps."""
+        low, high = self.interval
+        return {
+            "strength_saturates": self.saturates,
+            "strength_saturates_low": low,
+            "strength_saturates_high": high,
+            "strength_verdict": self.verdict,
+            "strength_breaks": self.breaks,
+        }
+
+    def _shares(self, images: Sequence[int] | np.ndarray) -> list[float]:
+        threshold = (np.mean(self.rows[0].evidence) + np.mean(self.reference)) / 2
+        return [float((np.array(row.evidence)[list(images)] > threshold).mean()) for row in self.rows]
+
+    def _saturates(self, images: Sequence[int] | np.ndarray) -> float | None:
+        """The least sound strength with the concept in most of these images, 0 for unsteered ones."""
+        threshold = (np.mean(self.rows[0].evidence) + np.mean(self.reference)) / 2
+        wanted = THERE * (np.array(self.reference) > threshold).mean()
+        sound = zip(self.rows, self._shares(images), strict=True)
+        return next((row.strength for row, share in sound if row.loss < BROKEN and share >= wanted), None)
+
 
 def measure_range(
     model: FrozenModel, vector: Addition, shape: tuple[int, ...], seed: int, batch_size: int
 ) -> StrengthRange:
-    """Sample eight images at each of `STRENGTHS` and judge them, until they break.
+    """Sample eight images at each of `STRENGTHS` and judge them, until they break, and eight of the concept prompt.
 
-    At most 1,872 U-Net evaluations, usually about 1,250. The seeds are the same at each strength, and so is the noise
+    At most 2,080 U-Net evaluations, usually about 1,450. The seeds are the same at each strength, and so is the noise
     of each judgement.
 
     Args:
@@ -86,20 +152,25 @@ def measure_range(
         shape: of a latent, `[C, h, w]`.
         batch_size: images at a time.
     """
+    device = next(iter(vector.values())).device
+
+    def judge(add: Addition | None, role: str = "base") -> tuple[torch.Tensor, torch.Tensor]:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        return _losses(model, add, shape, seed, batch_size, device, role)
+
     rows: list[Row] = []
-    unsteered = None
     with torch.no_grad():
+        reference = judge(None, "concept") if "concept" in model.prompts.roles else None
+        unsteered = None
         for strength in (0.0, *STRENGTHS):
-            comfy.model_management.throw_exception_if_processing_interrupted()
             add = {site: strength * tensor for site, tensor in vector.items()} if strength else None
-            without, with_concept = _losses(model, add, shape, seed, batch_size, next(iter(vector.values())).device)
+            without, with_concept = judge(add)
             best = min(without.mean().item(), with_concept.mean().item())
             unsteered = unsteered or best
-            share = (with_concept < without).double().mean().item()
-            rows.append(Row(strength, share, best / unsteered))
+            rows.append(Row(strength, tuple((without - with_concept).tolist()), best / unsteered))
             if rows[-1].loss >= BROKEN:
                 break
-    return StrengthRange(tuple(rows))
+    return StrengthRange(tuple(rows), () if reference is None else tuple((reference[0] - reference[1]).tolist()))
 
 
 def _losses(
@@ -109,17 +180,20 @@ def _losses(
     seed: int,
     batch_size: int,
     device: torch.device,
+    role: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Losses `[IMAGES]` of images steered by `add`, under the prompts without the concept and under those with it."""
+    """Losses `[IMAGES]` of images of a role's prompts, steered by `add`, under the prompts without the concept and
+    under those with it.
+    """
     roles = ("base", "concept") if "concept" in model.prompts.roles else ("avoid", "base")
     losses: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
     for number, start in enumerate(range(0, IMAGES, batch_size)):
         pairs = model.prompts.of_batch(min(batch_size, IMAGES - start), number, seed)
         noise = torch.randn(len(pairs), *shape, generator=generator(seed, Stream.RANGE_IMAGES, number)).to(device)
         sigmas = model.sigmas(STEPS).to(device)
-        base = model.prompts.prompts_of("base", pairs)
-        latents = model.sample(base, model.pure_noise(noise, sigmas[0]), sigmas, ROLL_OUT_CFG, add)
-        prompts = [model.prompts.prompts_of(role, pairs) for role in roles]
+        sampled = model.prompts.prompts_of(role, pairs)
+        latents = model.sample(sampled, model.pure_noise(noise, sigmas[0]), sigmas, ROLL_OUT_CFG, add)
+        prompts = [model.prompts.prompts_of(judge, pairs) for judge in roles]
         for total, loss in zip(losses, _judge(model, prompts, latents, seed, number), strict=True):
             total.append(loss)
     return torch.cat(losses[0]), torch.cat(losses[1])
