@@ -12,7 +12,7 @@ import math
 import pickletools
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -29,6 +29,9 @@ MAX_LIST = 2**20
 MAX_RECORDS, MAX_STRUCTURE = 64, 2**16
 """Files inside of a `.pth`, which is a zip archive, and bytes of the one that describes the tensors."""
 MAX_COLUMNS = 100_000
+COLUMNS_LOOKED_AT = 1000
+STARTS_WITHIN, STARTING_RMS = 0.1, 0.1 / math.sqrt(3)
+"""The authors' training begins with 100 columns of uniform noise within +-0.1 and trains those of its concepts."""
 _COLUMN = re.compile("[0-9]{1,6}", re.ASCII)
 _RECORD = b"PK\x01\x02"
 """Begins the entry of each file in a zip archive's directory."""
@@ -87,20 +90,35 @@ def _is_column(value: object) -> bool:
     return isinstance(value, (str, int)) and _COLUMN.fullmatch(str(value)) is not None
 
 
-def import_paper_concept(path: Path, concept: str) -> Vector:
+def import_paper_concept(path: Path, concept: str, note: Callable[[str], None] | None = None) -> Vector:
     """One column of the published vectors of SD 1.4, `[1280, 8, 8]`.
 
     Args:
         path: the `.pth` file, opened with `weights_only=True`.
         concept: a name from `concept_dict.json`, or a column number.
+        note: told where the column looks like the noise that training begins with.
 
     Raises:
         ValueError: another layout, an unknown concept, or values out of bounds.
     """
     path = Path(path)
     matrix = parse_matrix(read_file(path), quoted(path.name))
-    names = concept_names(path)
-    return _column_as_vector(matrix, names, concept, path)
+    vector = _column_as_vector(matrix, concept_names(path), concept, path)
+    if note is not None and is_untrained(vector.tensor):
+        first = range(min(matrix.shape[1], COLUMNS_LOOKED_AT))
+        trained = [str(column) for column in first if not is_untrained(matrix[:, column])]
+        note(
+            f"concept_name: {quoted(concept)} of {quoted(path.name)} looks untrained: uniform noise within 0.1, as the "
+            f"authors' training begins with. Columns that look trained: {', '.join(trained[:20]) or 'none'}."
+        )
+    return vector
+
+
+def is_untrained(column: torch.Tensor) -> bool:
+    """True where values are the uniform noise that the authors' training script begins with."""
+    column = column.float()
+    rms = column.square().mean().sqrt().item()
+    return column.abs().max().item() <= STARTS_WITHIN * 1.001 and abs(rms / STARTING_RMS - 1) < 0.02
 
 
 def parse_matrix(content: bytes, name: str) -> torch.Tensor:
