@@ -12,7 +12,7 @@ from ..hspace.files import safe_concept_name
 from ..hspace.prompts import noted_texts, prompt_texts
 from ..hspace.viewing import loss_plot
 from .base import CATEGORY, ConceptVector, SearchableNode, schema
-from .editor import NodeObserver
+from .editor import NodeObserver, input_types
 
 
 class DiscoverConcept(SearchableNode):
@@ -168,16 +168,16 @@ class DiscoverConcept(SearchableNode):
                     optional=True,
                     tooltip="Keeps one value per channel, the mean over the map, instead of a map: the same change "
                     "wherever the subject is, and gentler on the rest of the image. Loses what depends on "
-                    "position.",
+                    "position. For bottleneck sites only.",
                 ),
                 io.Combo.Input(
                     "sites",
                     options=list(SITES),
-                    default="bottleneck",
+                    default="auto",
                     optional=True,
-                    tooltip="Where the vector acts. bottleneck: a map in h-space, as published. decoder: one value a "
-                    "channel at every block of the decoder, which reaches further in models whose decoder hears the "
-                    "prompt, as that of SD does.",
+                    tooltip="Where the vector acts. decoder: one value per channel at every block of the decoder, "
+                    "which reaches further in models whose decoder hears the prompt, as that of SD does. bottleneck: "
+                    "a map in h-space, as published. auto: decoder for distilled, bottleneck for paper.",
                 ),
                 io.Conditioning.Input(
                     "empty",
@@ -216,7 +216,8 @@ class DiscoverConcept(SearchableNode):
         node_id = cls.hidden.unique_id
         prompts = {"concept": joined(concept), "base": joined(base), "avoid": joined(avoid or [])}
         noted = {f"{role}_prompt": noted_texts(entries) for role, entries in prompts.items() if entries}
-        texts = prompt_texts(cls.hidden.prompt, node_id) | {key: text for key, text in noted.items() if text}
+        texts = prompt_texts(cls.hidden.prompt, node_id, input_types)
+        texts |= {key: text for key, text in noted.items() if text}
         observer = NodeObserver(model, settings.steps, settings.name, preview_every, node_id)
         discovery = discover(
             model,

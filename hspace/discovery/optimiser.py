@@ -111,7 +111,8 @@ class VectorOptimiser:
             )
         for gradient in gradients:
             gradient /= len(errors)
-        for site, group in zip(self.tensors, self.adam.param_groups, strict=True):
+        # Loops of benchmarks add groups of their own after these.
+        for site, group in zip(self.tensors, self.adam.param_groups, strict=False):
             group["lr"] = self.learning_rate(site)
         self.adam.step()
         self.losses.append(loss)

@@ -6,7 +6,9 @@ import math
 from dataclasses import dataclass
 
 METHODS = ("distilled", "paper")
-SITES = ("bottleneck", "decoder")
+SITES = ("auto", "bottleneck", "decoder")
+OWN_SITES = {"distilled": "decoder", "paper": "bottleneck"}
+"""What "auto" stands for, by method."""
 AMOUNTS = {"distilled": {"steps": 125, "sample_count": 56}, "paper": {"steps": 2500, "sample_count": 1000}}
 """What 0 stands for, by method; the paper's are those of the authors' code: 20 epochs of 1000 images, 8 at a time."""
 PUBLISHED_RATE = 0.1
@@ -33,7 +35,7 @@ class DiscoverySettings:
         measure_range: measure the strengths between which the finished vector works (`strength_range`).
         gradient_checkpointing: compute the decoder's activations again in the backward pass instead of keeping them.
         sites: "bottleneck": a map of h, as published. "decoder": one value a channel at the entrance of each decoder
-            block, the bottleneck included, learnt together.
+            block, the bottleneck included, learnt together. "auto": the method's own (`OWN_SITES`).
         spatial_mean: learn a map, then keep its mean, one value a channel; the last steps already learn with it.
     """
 
@@ -51,7 +53,7 @@ class DiscoverySettings:
     measure_range: bool = False
     gradient_checkpointing: bool = False
     spatial_mean: bool = False
-    sites: str = "bottleneck"
+    sites: str = "auto"
 
     def __post_init__(self):
         if not self.name.strip():
@@ -60,6 +62,8 @@ class DiscoverySettings:
             raise ValueError(f"method: '{self.method}' is not one of {', '.join(METHODS)}.")
         if self.sites not in SITES:
             raise ValueError(f"sites: '{self.sites}' is not one of {', '.join(SITES)}.")
+        if self.sites == "auto":
+            object.__setattr__(self, "sites", OWN_SITES[self.method])
         for key, amount in AMOUNTS[self.method].items():
             if getattr(self, key) == 0:
                 object.__setattr__(self, key, amount)
