@@ -1,5 +1,7 @@
 """Save, load, import and inspect concept vectors."""
 
+import logging
+
 from comfy_api.latest import io
 
 from ..hspace.concepts import Vector, quoted
@@ -190,6 +192,7 @@ class ImportConcept(SearchableNode):
                 ),
             ],
             outputs=[ConceptVector.Output(display_name="concept", tooltip="Connect to Save or Apply.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -202,7 +205,13 @@ class ImportConcept(SearchableNode):
 
     @classmethod
     def execute(cls, file, concept_name) -> io.NodeOutput:
-        return io.NodeOutput(import_paper_concept(find_vector(file, "file", IMPORTED), concept_name))
+        node_id = cls.hidden.unique_id
+
+        def note(text: str) -> None:
+            logging.warning("Import Concept Vector: %s", text)
+            show_on_node(text, node_id)
+
+        return io.NodeOutput(import_paper_concept(find_vector(file, "file", IMPORTED), concept_name, note))
 
 
 class InspectConcept(SearchableNode):

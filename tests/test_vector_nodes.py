@@ -63,3 +63,15 @@ def test_import_node(vector_folder):
     assert "unet.pth" in node_classes()["HSpaceImportConcept"].GET_SCHEMA().inputs[0].options
     (concept,) = run_node("HSpaceImportConcept", file="unet.pth", concept_name="man")
     assert (concept.name, concept.tensor.shape) == ("man", (1280, 8, 8))
+
+
+def test_a_column_that_training_never_touched_is_named(vector_folder, caplog):
+    matrix = 0.2 * torch.rand(1280, 4, generator=torch.Generator().manual_seed(0)) - 0.1
+    matrix[:, 2] += 0.05 * torch.randn(1280, generator=torch.Generator().manual_seed(1))
+    torch.save({"controlnet.fc1.weight": matrix}, vector_folder / "checkpoint.pth")
+    run_node("HSpaceImportConcept", file="checkpoint.pth", concept_name="2")
+    assert not caplog.text
+    (concept,) = run_node("HSpaceImportConcept", file="checkpoint.pth", concept_name="1")
+    assert torch.equal(concept.tensor.flatten(), matrix[:, 1])
+    assert "'1' of 'checkpoint.pth' looks untrained" in caplog.text
+    assert "look trained: 2." in caplog.text
