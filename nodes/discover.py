@@ -144,8 +144,8 @@ class DiscoverConcept(SearchableNode):
                     "calibrate",
                     default=True,
                     optional=True,
-                    tooltip="Scales the finished vector down if it goes further than the concept prompt itself, so "
-                    "that strength 1 is right (distilled only).",
+                    tooltip="Scales the finished vector so that at strength 1 it goes as far as the concept prompt "
+                    "itself: down, or up to 1.5 times (distilled only).",
                 ),
                 io.Boolean.Input(
                     "measure_range",

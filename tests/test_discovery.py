@@ -9,6 +9,7 @@ import torch
 from hspace_steering.nodes.editor import NodeObserver
 
 from helpers import (
+    Notes,
     TinyVPrediction,
     conditioning,
     node_classes,
@@ -333,14 +334,17 @@ def test_comparison_shows_plain_above_steered_and_changes_no_bit(method):
     assert len({image.sum().item() for image in steered}) == 4  # steps 1, 2, 4 and 6
 
 
-def test_calibration_scales_an_overshooting_vector_to_a_reach_of_1():
+def test_calibration_scales_a_vector_to_a_reach_of_1():
     options = {"steps": 40, "batch_size": 4, "learning_rate": 1.0, "guidance": 100.0}
     raw, calibrated = find(calibrate=False, **options), find(**options)
     reach = raw.vector.provenance.reach
     assert reach > 1
     assert raw.vector.provenance.scale == 1
     torch.testing.assert_close(calibrated.vector.tensor, raw.vector.tensor / reach, rtol=1e-3, atol=1e-6)
-    assert torch.equal(find(guidance=0.1).vector.tensor, find(guidance=0.1, calibrate=False).vector.tensor)
+    raw, calibrated = find(calibrate=False, guidance=0.1), find(guidance=0.1)
+    assert 0 < raw.vector.provenance.reach < 0.5
+    assert calibrated.vector.provenance.scale == 1.5  # and no further
+    torch.testing.assert_close(calibrated.vector.tensor, 1.5 * raw.vector.tensor)
 
 
 def test_reach_of_the_teacher_itself():
@@ -509,3 +513,14 @@ def test_a_finished_discovery_leaves_no_partial_file(vector_folder, monkeypatch)
     find(observer=observer)
     assert saved[-1]
     assert not list(vector_folder.glob("partial/*"))
+
+
+def test_a_concept_that_the_base_shows_anyway_is_noted():
+    base, other, empty = conditioning(2), conditioning(1), conditioning(3)
+    nearly = [[torch.lerp(base[0][0], other[0][0], 0.05), base[0][1]]]
+    for concept, noted in ((nearly, True), (other, False)):
+        observer = Notes()
+        settings = DiscoverySettings("test", steps=4, batch_size=2, sample_count=2, width=64, height=64)
+        with torch.inference_mode():
+            discover(tiny_model(), PromptPairs(concept, base, empty=empty), settings, observer=observer)
+        assert any("nothing to learn" in text for text in observer.texts) == noted, observer.texts

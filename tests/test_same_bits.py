@@ -22,7 +22,8 @@ from hspace.files import load_concept
 RECORDED = Path(__file__).parent / "data" / "same_bits.json"
 RECORDING = bool(os.environ.get("RECORD_SAME_BITS"))
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
-FAST = {"steps": 8, "batch_size": 2, "sample_count": 4, "width": 128, "height": 128}
+FAST = {"steps": 8, "batch_size": 2, "sample_count": 4, "width": 128, "height": 128, "sites": "bottleneck"}
+DECODER = {"sites": "decoder"}
 SAMPLES = {"samples": torch.randn(5, 4, 16, 16, generator=torch.Generator().manual_seed(3))}
 PAIRS = {"concept": conditioning(1, entries=2), "base": conditioning(2, entries=2)}
 SAME = conditioning(2)
@@ -44,6 +45,11 @@ CASES = {
     "checkpointing": {"gradient_checkpointing": True},
     "v-prediction": {"model": lambda: tiny_model(config_class=TinyVPrediction)},
     "bfloat16": {"model": lambda: tiny_model(dtype=torch.bfloat16)},
+    "decoder": DECODER,
+    "decoder, pairs": {**DECODER, **PAIRS},
+    "decoder, given samples": {**DECODER, "samples": SAMPLES, **PAIRS},
+    "decoder, calibrated and measured": {**DECODER, "steps": 40, "measure_range": True},
+    "decoder, v-prediction": {**DECODER, "model": lambda: tiny_model(config_class=TinyVPrediction)},
     "paper": {"method": "paper"},
     "paper, pairs and avoid": {"method": "paper", **PAIRS, "avoid": conditioning(9)},
     "paper, given samples": {"method": "paper", "samples": SAMPLES, **PAIRS},
@@ -96,9 +102,15 @@ def test_discovery(name):
     texts = concept.provenance.to_strings()
     metadata = [float(texts[key]) for key in numbers if key in texts]
     latents = torch.cat([batch["samples"].flatten() for batch in samples])
+    further = {f"site {site}": summary(tensor) for site, tensor in concept.decoder.items()}
     check(
         name,
-        {"vector": summary(concept.tensor), "metadata": summary(torch.tensor(metadata)), "samples": summary(latents)},
+        {
+            "vector": summary(concept.tensor),
+            **further,
+            "metadata": summary(torch.tensor(metadata)),
+            "samples": summary(latents),
+        },
     )
 
 

@@ -292,7 +292,7 @@ def test_inspection_tells_the_energy_of_each_site():
 
 def test_the_node_offers_them():
     settings = {key: value for key, value in FAST.items() if key != "sites"}
-    for sites in ("bottleneck", "decoder"):
+    for sites in ("auto", "bottleneck", "decoder"):
         concept, *_ = run_node(
             "HSpaceDiscoverConcept",
             model=tiny_model(),
@@ -301,6 +301,6 @@ def test_the_node_offers_them():
             sites=sites,
             **settings,
         )
-        assert bool(concept.decoder) == (sites == "decoder")
-    with pytest.raises(ValueError, match="sites: 'skips' is not one of bottleneck, decoder"):
+        assert bool(concept.decoder) == (sites != "bottleneck")
+    with pytest.raises(ValueError, match="sites: 'skips' is not one of auto, bottleneck, decoder"):
         find(sites="skips")

@@ -11,6 +11,8 @@ from .recipe import Recipe
 from .settings import DiscoverySettings
 
 ADAM_STATE = ("exp_avg", "exp_avg_sq")
+MOST_SCALE = 1.5
+"""A vector that explains little of its concept does not do so at any length; longer, it harms (docs/decisions.md)."""
 REACH_FROM = 0.75
 """Share of the steps after which the vector is near enough to its end to measure its reach, and to be averaged."""
 
@@ -127,9 +129,9 @@ class VectorOptimiser:
 
     @property
     def scale(self) -> float:
-        """The factor on the finished vector: 1 over its reach where that is more than 1, else 1."""
+        """The factor on the finished vector, which brings its reach to 1: `MOST_SCALE` at most, 1 for one without reach."""
         reach = self.reach or 0.0
-        return 1 / reach if self.settings.calibrate and self.finished and reach > 1 else 1.0
+        return min(1 / reach, MOST_SCALE) if self.settings.calibrate and self.finished and reach > 0 else 1.0
 
     def state(self) -> dict[str, torch.Tensor]:
         """The tensors that `resume` needs: Adam's moments, the losses, and the sizes of h that rates refer to."""
