@@ -113,6 +113,15 @@ def test_a_vector_of_another_family_is_refused(graph):
     assert "uses EmojiModel. Choose" in graph(DEMO)
 
 
+def test_an_imported_vector_is_refused_too(graph, vector_folder):
+    torch.save({"controlnet.fc1.weight": torch.zeros(1280 * 64, 1)}, vector_folder / "unet.pth")
+    graph({**DEMO, "load": node("HSpaceImportConcept", file="unet.pth")})
+    imported = node_classes()["HSpaceImportConcept"].PREPARE_CLASS_CLONE({})
+    imported.hidden = SimpleNamespace(unique_id="load")
+    said = imported.validate_inputs("unet.pth")
+    assert said.startswith("file: 'unet.pth' was found on SD1, but Apply H-Space Steering (node apply) uses EmojiModel")
+
+
 def test_a_steered_prompt_is_followed_to_its_sampler(graph):
     assert "KSampler (node sampler) uses SD1" in graph(STEERED_TEXT, ["apply"])
     still = {"steer": node("HSpaceSteerConditioning", conditioning=["text", 0], concept=["sweep", 0], strength=0)}
