@@ -16,6 +16,7 @@ NAMES = (
     "fair",
     "safe",
     "text_enhancing",
+    "probing",
     "opposites",
     "shipped_vectors",
     "steering_overhead",
