@@ -24,6 +24,7 @@ NAMES = (
     "discovery_overhead",
     "endurance",
     "crashes",
+    "scale",
 )
 """Modules with `add_arguments(parser)` and `run(options)`."""
 
