@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import nodes
-from helpers import conditioning, random_vector, run_node, sample, tiny_model
+from helpers import ROOT, conditioning, random_vector, run_node, sample, tiny_model
 from hspace.concepts import NOTHING, Choice, Sum, Sweep
 from hspace.steering import apply_steering, find_reading, probe_concepts, steer_conditioning
 
@@ -235,3 +235,33 @@ def test_beside_others_in_either_order(model, name):
     if name == "pag":
         _, alone = found(model, **options)
         torch.testing.assert_close(after.steps[0], alone.steps[0], rtol=1e-3, atol=1e-3)
+
+
+def test_in_a_server_each_report_is_of_its_own_run(server):
+    """The shipped workflow: two samplers, a changed seed, and kept latents whose report is made anew."""
+    prompt = server.convert(ROOT / "workflows" / "probe_concepts.json")
+    kinds = {kind: [key for key in prompt if prompt[key]["class_type"] == kind] for kind in ("KSampler", "PreviewAny")}
+    for key in kinds["KSampler"]:
+        prompt[key]["inputs"]["steps"] = 5
+    for node in prompt.values():
+        if node["class_type"] == "EmptyLatentImage":
+            node["inputs"]["batch_size"] = 2
+
+    def tables():
+        outputs = server.run(prompt)
+        return [outputs[key]["text"][0] for key in kinds["PreviewAny"]]
+
+    first = tables()
+    assert first[0] != first[1]
+    assert all(len(table.splitlines()) == 5 for table in first)
+    prompt[kinds["KSampler"][0]]["inputs"]["seed"] += 1
+    second = tables()
+    assert sorted(table == before for table, before in zip(second, first, strict=True)) == [False, True]
+    for node in prompt.values():
+        if node["class_type"] == "HSpaceProbe":  # ComfyUI forgets the latents, and samples again
+            node["inputs"]["end_percent"] = 0.6
+    assert tables()[1] != second[1]
+    for node in prompt.values():
+        if node["class_type"] == "HSpaceProbe":
+            node["inputs"]["end_percent"] = 0.4
+    assert tables() == second
