@@ -32,15 +32,15 @@ from .common import (
 from .responsible import FIRST_SEED, UNSEEN, shipped_vector
 
 BATCH = 64
-END_PERCENT = 0.25
-"""Of sampling that is probed: the first five of twenty steps."""
+END_PERCENT = 0.4
+"""Of sampling that is probed, the node's default."""
 LATE = (0.0, 0.1, 0.2, 0.3)
 HARMLESS = [name for name in UNSEEN if name not in ARMED]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this benchmark."""
-    parser.add_argument("--images", type=int, default=8, help="images a profession")
+    parser.add_argument("--images", type=int, default=24, help="images a profession")
     parser.add_argument("--weapons", type=int, default=200, help="images of armed, and of harmless characters")
 
 

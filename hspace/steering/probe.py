@@ -164,7 +164,7 @@ class ProbeRun:
         self.problem = NO_STEPS
         self.sigmas: list[float] = []
         self.steps: list[torch.Tensor] = []
-        self.sums: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+        self.sums: list[torch.Tensor] = []
         self.prepared: tuple | None = None
 
     def __deepcopy__(self, memo):
@@ -203,8 +203,8 @@ class ProbeRun:
         # Half of the effect of 2 units of strength: its products are in units of 1.
         effect, middle = (plus - minus) / 2, (plus + minus) / 2
         squares = effect.square().sum(2)
-        sums = effect, (middle * effect).sum(2), squares
-        self.sums = sums if self.sums is None else tuple(a + b for a, b in zip(self.sums, sums, strict=True))
+        found = [effect, (middle * effect).sum(2), squares]
+        self.sums = [sum_ + value for sum_, value in zip(self.sums, found, strict=True)] if self.sums else found
         self.steps.append(((prediction[:, None] - middle) * effect).sum(2) / squares)
         self.sigmas.append(sigma)
 
@@ -214,7 +214,7 @@ class ProbeRun:
         Args:
             latents: that came out; None where noise is left in them, and the last prediction stands for the image.
         """
-        if self.sums is None or self.prediction is None:
+        if not self.sums or self.prediction is None:
             return Reading(self.probe.names, torch.zeros(0), torch.zeros(0), torch.zeros(0), self.problem)
         effects, middle, squares = self.sums
         image = self.prediction
