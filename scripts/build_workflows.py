@@ -377,7 +377,7 @@ def probe_concepts(flow: Workflow) -> None:
             **SAMPLING,
         )
         (image,) = flow.add("VAEDecode", None, (320, 60), samples=latents, vae=vae)
-        flow.add("PreviewImage", prompt, (320, 330), images=image)
+        flow.add("SaveImage", prompt, (320, 330), images=image, filename_prefix=f"demo/probe_{prompt[2:]}")
         flow.at(5 + column)
         chart, table, _ = flow.add("HSpaceProbeReport", prompt, (320, 130), probe=probe, latent=latents)
         flow.add("PreviewImage", f"Chart: {prompt}", (320, 330), images=chart)
