@@ -231,7 +231,8 @@ def report(builds: list[dict], recovery: dict, simulated: list[dict], overhead: 
     ]
     return (
         "# Libraries on more than one worker\n\n"
-        f"{options.concepts} concepts of the demo model, {options.steps} steps each, a thread a worker.\n\n"
+        f"{options.concepts} concepts of the demo model, {options.steps} steps each, a thread a worker. The run could "
+        f"use {_cores()} cores, which {os.getloadavg()[2]:.1f} processes shared in the mean of its last 15 minutes.\n\n"
         + markdown_table(["workers", "all jobs", "a job", "the engine adds to a job", "start of workers"], measured)
         + f"\nOf a job of {LONG_JOB:g} s the engine takes {percent(overhead / LONG_JOB)}.\n\n"
         f"A worker that is killed halfway (`kill -9`): its job is given to another after {recovery['noticed']:.1f} s, "
@@ -248,6 +249,10 @@ def report(builds: list[dict], recovery: dict, simulated: list[dict], overhead: 
         )
         + f"\nGPU counts: {numbers(row['gpus'] for row in simulated)}. {_where_it_ends(simulated)}\n"
     )
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _where_it_ends(simulated: list[dict]) -> str:
