@@ -357,8 +357,8 @@ def probe_concepts(flow: Workflow) -> None:
     (negative,) = flow.add("CLIPTextEncode", "negative", (320, 96), clip=clip, text="")
     (latent,) = flow.add("EmptyLatentImage", None, (320, 130), width=128, height=128, batch_size=16)
     flow.note(
-        "### 3. Look\nNeither prompt says who it is. The mean of the scores does: above 0 more women, below 0 more men, "
-        "in units of strength.",
+        "### 3. Look\nNeither prompt says who it is. The mean of the scores does: above 0 more women, below 0 more "
+        "men, in units of strength.",
         320,
         130,
     )
