@@ -11,9 +11,9 @@ class HSpaceExtension(ComfyExtension):
     """The nodes of the pack."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        from .nodes import balance, card, compose, demo, discover, pairs, steer, strengths, strip, vectors
+        from .nodes import balance, card, compose, demo, discover, pairs, probe, steer, strengths, strip, vectors
 
-        modules = (pairs, discover, vectors, compose, strengths, steer, balance, card, strip, demo)
+        modules = (pairs, discover, vectors, compose, strengths, steer, probe, balance, card, strip, demo)
         return [node for module in modules for node in module.NODES]
 
 

@@ -16,6 +16,7 @@ NAMES = (
     "fair",
     "safe",
     "text_enhancing",
+    "probing",
     "opposites",
     "shipped_vectors",
     "steering_overhead",
@@ -23,6 +24,7 @@ NAMES = (
     "discovery_overhead",
     "endurance",
     "crashes",
+    "scale",
 )
 """Modules with `add_arguments(parser)` and `run(options)`."""
 

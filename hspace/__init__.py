@@ -4,7 +4,7 @@ Needs ComfyUI's folder on the Python path, but neither its server nor its editor
 """
 
 from . import comfy_compat  # first: it chooses the CPU where there is no accelerator
-from .concepts import NOTHING, Choice, Concept, Provenance, Sum, Sweep, UnfinishedVector, Vector
+from .concepts import NOTHING, Choice, Concept, Provenance, Sum, Sweep, UnfinishedVector, Varied, Vector
 from .discovery import DiscoverySettings, Observer, PromptPairs, discover
 from .files import import_paper_concept, load_concept, save_concept
 from .steering import apply_steering, steer_conditioning
@@ -21,6 +21,7 @@ __all__ = [
     "Sum",
     "Sweep",
     "UnfinishedVector",
+    "Varied",
     "Vector",
     "__version__",
     "apply_steering",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -102,9 +104,27 @@ def connected(address: str) -> Iterator[Any]:
     except (ConnectionError, RuntimeError, TimeoutError) as error:
         raise ValueError(f"--ray {address}: Ray cannot be reached ({str(error).splitlines()[0]}).") from error
     try:
-        yield ray
+        with _ended_as_by_hand():
+            yield ray
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _ended_as_by_hand() -> Iterator[None]:
+    """SIGTERM is taken for Ctrl-C: Ray's own handler aborts after three seconds, too few to keep workers' vectors."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def cancel(number, frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, cancel)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _check_answers(address: str) -> None:

@@ -28,10 +28,6 @@ MOST_PIXELS = 2048
 """Along the longer side of a picture; larger ones are made smaller."""
 
 
-class Stopped(Exception):
-    """The build is to end: raised inside a discovery, after whose next step its vector is kept."""
-
-
 class LibraryObserver(Observer):
     """Keeps the vector of a running discovery on disk, and tells how far it is.
 

@@ -13,8 +13,8 @@ from .cluster import Places
 from .schedule import Schedule, Task
 from .worker import Worker, first_line
 
-POLL = 0.5
-"""Seconds from one look at the workers' progress to the next."""
+POLL, POLL_EACH = 0.5, 0.02
+"""Seconds from one look at the workers' progress to the next: at least, and for each worker."""
 STOP_WITHIN = 60.0
 """Seconds that workers have to keep what they are at, where a run is cancelled."""
 
@@ -128,7 +128,7 @@ class Engine:
             ready, _ = self.ray.wait(list(waiting), num_returns=1, timeout=POLL)
             for reference in ready:
                 self._take(waiting[reference], schedule, attempts, outcomes)
-            if time.monotonic() - polled >= POLL:
+            if time.monotonic() - polled >= max(POLL, POLL_EACH * len(self._handles)):
                 polled = time.monotonic()
                 self._look()
 
@@ -173,7 +173,7 @@ class Engine:
             schedule.again(task)
             return
         else:
-            outcome = Outcome(task, None, answer.get("error", "stopped"), tries, seconds)
+            outcome = Outcome(task, None, answer["error"], tries, seconds)
         outcomes.append(outcome)
         self.listener.ended(outcome)
 

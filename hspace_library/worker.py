@@ -20,6 +20,10 @@ FATAL = (ValueError, TypeError, FloatingPointError)
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
+class Stopped(Exception):
+    """The run is to end: raised inside a task, whose work so far is kept."""
+
+
 def first_line(error: Exception) -> str:
     """What an error says, on one line of reasonable length."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -75,9 +79,9 @@ class Worker:
             loaded = self._load(checkpoint)
             ready = time.perf_counter()
             result = self._do(kind, loaded, task)
+        except Stopped:
+            return {"error": "stopped", "again": False}
         except Exception as error:
-            if type(error).__name__ == "Stopped":
-                return {"stopped": True}
             text = first_line(error)
             described = text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
             full = isinstance(error, OSError) and error.errno in FULL
@@ -101,8 +105,6 @@ class Worker:
     def _tell(self, done: int, of: int) -> None:
         self._progress = done, of
         if self._stop:
-            from .discovering import Stopped
-
             raise Stopped
 
     def _load(self, checkpoint: str):

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..hspace.concepts import Vector, quoted
 from ..hspace.files import (
+    PAPER_FAMILY,
     find_vector,
     import_paper_concept,
     list_vectors,
@@ -197,7 +198,10 @@ class ImportConcept(SearchableNode):
 
     @classmethod
     def validate_inputs(cls, file=None):
-        return _missing(file, "file", IMPORTED)
+        missing = _missing(file, "file", IMPORTED)
+        if missing is not True or file is None or cls.hidden is None:
+            return missing
+        return other_family(cls.hidden.unique_id, f"file: {quoted(file)}", PAPER_FAMILY) or True
 
     @classmethod
     def fingerprint_inputs(cls, file=None, concept_name=None):

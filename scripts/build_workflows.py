@@ -336,6 +336,55 @@ def concept_card(flow: Workflow) -> None:
     flow.group("4. One page", first)
 
 
+def probe_concepts(flow: Workflow) -> None:
+    """How much woman is in a mechanic, and in a teacher?"""
+    model, clip, vae = _demo_model(flow)
+    first = len(flow.nodes)
+    flow.at(1)
+    woman, man = load_vector(flow, "woman"), load_vector(flow, "man")
+    (contrast,) = flow.add(
+        "HSpaceAddConcepts", "woman rather than man", (300, 130), concept_a=woman, concept_b=man, weight_b=-1.0
+    )
+    probed, probe = flow.add("HSpaceProbe", None, (300, 230), model=model, concept_1=contrast)
+    flow.note(
+        "### 2. What to look for\nA contrast tells more than one vector. The probed model samples the same images as "
+        "without a probe, bit for bit.",
+        height=130,
+    )
+    flow.group("2. Probe", first)
+    first = len(flow.nodes)
+    flow.at(2)
+    (negative,) = flow.add("CLIPTextEncode", "negative", (320, 96), clip=clip, text="")
+    (latent,) = flow.add("EmptyLatentImage", None, (320, 130), width=128, height=128, batch_size=16)
+    flow.note(
+        "### 3. Look\nNeither prompt says who it is. The mean of the scores does: above 0 more women, below 0 more "
+        "men, in units of strength.",
+        320,
+        130,
+    )
+    for column, prompt in enumerate(("a mechanic", "a teacher")):
+        flow.at(3 + column)
+        (positive,) = flow.add("CLIPTextEncode", prompt, (320, 96), clip=clip, text=prompt)
+        (latents,) = flow.add(
+            "KSampler",
+            prompt,
+            SAMPLER_BOX,
+            model=probed,
+            positive=positive,
+            negative=negative,
+            latent_image=latent,
+            seed=1,
+            **SAMPLING,
+        )
+        (image,) = flow.add("VAEDecode", None, (320, 60), samples=latents, vae=vae)
+        flow.add("SaveImage", prompt, (320, 330), images=image, filename_prefix=f"demo/probe_{prompt[2:]}")
+        flow.at(5 + column)
+        chart, table, _ = flow.add("HSpaceProbeReport", prompt, (320, 130), probe=probe, latent=latents)
+        flow.add("PreviewImage", f"Chart: {prompt}", (320, 330), images=chart)
+        flow.add("PreviewAny", f"Scores: {prompt}", (320, 420), source=table)
+    flow.group("3. Draw, and look inside", first)
+
+
 WORKFLOWS = (
     discover_and_steer,
     fair_generation,
@@ -344,6 +393,7 @@ WORKFLOWS = (
     strength_strip,
     compose_concepts,
     concept_card,
+    probe_concepts,
 )
 
 

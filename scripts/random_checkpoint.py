@@ -130,7 +130,8 @@ def _vae(reduced: bool, pool: torch.Tensor) -> dict[str, torch.Tensor]:
     if reduced:
         return comfy.utils.load_torch_file(str(VAE_WEIGHTS), safe_load=True)
     with torch.device("meta"):
-        return fill(AutoencoderKL(ddconfig=VAE, embed_dim=4), pool)
+        vae = AutoencoderKL(ddconfig=VAE, embed_dim=4)
+    return fill(vae, pool)
 
 
 def fill(module: torch.nn.Module, pool: torch.Tensor) -> dict[str, torch.Tensor]:

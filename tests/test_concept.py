@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from helpers import random_vector, run_node
-from hspace.concepts import NOTHING, Choice, NormalisedSum, Provenance, Sum, Sweep, Varied, Vector
+from hspace.concepts import NOTHING, Choice, NormalisedSum, Provenance, Sum, Sweep, Varied, Vector, image_labels
 
 
 def test_direction_gives_itself_to_every_image():
@@ -148,11 +148,13 @@ def test_varied_strengths_of_a_sum_are_independent():
 
 
 def test_varied_strengths_are_stated_in_full():
-    varied = Varied(random_vector(name="woman"), -1.0, 1.0, seed=1)
+    (varied,) = run_node("HSpaceVaryStrength", concept=random_vector(name="woman"), minimum=-1.0, maximum=1.0, seed=1)
     lines = str(varied.assignment(2.0)).splitlines()
     assert len(lines) == 64
     for image, (line, value) in enumerate(zip(lines, varied.coefficients(64)[:, 0].tolist(), strict=True)):
         assert float(line.removeprefix(f"{image}: woman x ")) == pytest.approx(2 * value, abs=1e-6)
+    labels = [[f"woman x {value:g}"] for value in varied.draw(9)]
+    assert image_labels(str(varied.assignment()), 9) == labels
     assert str(Varied(random_vector(name="woman"), 1.0, 1.0).assignment()) == "every image: woman x 1"
     inside = Choice((varied, random_vector(name="man", seed=1)), (1, 1))
     assert torch.equal(inside.coefficients(4), inside.coefficients(9)[:4])

@@ -9,6 +9,7 @@ import torch
 
 from helpers import ROOT, random_vector
 from hspace.files import load_concept, save_concept
+from hspace.viewing import measure_balance
 from hspace_library.checkpoints import Loaded
 from hspace_library.evaluation import questions as asked
 from hspace_library.evaluation.__main__ import main
@@ -28,6 +29,7 @@ from hspace_library.evaluation.fid import frechet_distance
 from hspace_library.evaluation.judges import ClipJudge, DemoJudge, make_judge
 from hspace_library.evaluation.rows import probe, run_row
 from hspace_library.evaluation.tables import tables_of
+from test_balance import WIDTH, text_encoder, vision_encoder
 
 VECTORS = ROOT / "vectors"
 
@@ -134,7 +136,10 @@ def test_safety_end_to_end(demo, tmp_path):
     assert [row[0] for row in table.rows] == ["weapons", "all", "published (SD 1.4, nudity of I2P)"]
     assert table.rows[2][1] == "17.8 %"
     assert len(figures) == len(rows)
-    assert {"seconds", "bytes"} == set(probe(demo, rows[0], print))
+    cost = probe(demo, rows[0], print)
+    assert cost["evaluation"] >= 0
+    assert cost["image"] >= 0
+    assert cost["bytes"] > 1e6
 
 
 def test_requests_end_to_end(demo, tmp_path):
@@ -185,19 +190,15 @@ def test_fid_is_zero_of_the_same_and_grows_with_distance():
     assert frechet_distance(features + 2, features) == pytest.approx(8 * 4, rel=1e-3)
 
 
-def test_clip_s_answers_are_the_nearest_text_s():
-    class Clip(ClipJudge):
-        def __init__(self):
-            pass
-
-        def _seen(self, images):
-            return torch.eye(3)[[1, 0, 2]]
-
-        def _said(self, texts):
-            return torch.eye(3)[: len(texts)]
-
-    assert Clip().answers("race", torch.zeros(3, 8, 8, 3)) == [1, 0, 2]
-    assert Clip().agreement(torch.zeros(3, 8, 8, 3), "a doctor") == [0, 100, 0]
+def test_clip_judges_as_concept_balance_does(tmp_path):
+    judge = ClipJudge.__new__(ClipJudge)  # of small towers instead of files
+    judge.clip, judge.vision, judge.width = text_encoder(), vision_encoder(tmp_path), WIDTH
+    images = torch.rand(5, 40, 40, 3, generator=torch.Generator().manual_seed(0))
+    labels = tuple(answer.text for answer in asked.RACE.answers)
+    cosines = measure_balance(images, judge.clip, judge.vision, labels).cosines
+    assert judge.answers("race", images) == cosines.argmax(1).tolist()
+    assert judge.agreement(images, labels[0]) == pytest.approx((100 * cosines[:, 0]).tolist(), abs=1e-4)
+    assert judge.agreement(images, "long " * 99) == [None] * 5
 
 
 @pytest.mark.parametrize(

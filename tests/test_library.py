@@ -17,13 +17,18 @@ from safetensors.torch import save_file
 
 from helpers import ROOT, run_node
 from hspace.files import load_concept
+from hspace.steering import apply_steering
 from hspace_library.__main__ import main
+from hspace_library.checkpoints import check_checkpoint, load
 from hspace_library.cluster import connected, places_for
+from hspace_library.discovering import run_job
 from hspace_library.engine import Engine, Listener
 from hspace_library.jobs import State, jobs_of
+from hspace_library.sampling import sample
 from hspace_library.schedule import Schedule, Task
-from hspace_library.spec import Workers, read_library
+from hspace_library.spec import Checkpoint, Workers, read_library
 from hspace_library.worker import Worker
+from scripts.random_checkpoint import random_checkpoint
 
 OWN = {
     "name": "<b>cook</b>",
@@ -283,6 +288,29 @@ def test_the_vector_is_the_node_s(library, demo_model, monkeypatch):
     found = library[0] / "out" / "demo" / "glasses.safetensors"
     assert torch.equal(load_concept(found).tensor, vector.tensor)
     assert facts(found) == vector.provenance.to_strings()
+
+
+def test_a_complete_checkpoint_file(tmp_path):
+    """SD 1.5's shape in a small U-Net, beside a text encoder of full size and a VAE: loaded by ComfyUI's own loader."""
+    file = tmp_path / "sd.safetensors"
+    save_file(random_checkpoint("SD 1.5 reduced"), file)
+    one_pair = {"name": "cook", "with_concept": "a cook", "without": "a person"}
+    settings = {"steps": 2, "sample_count": 1, "batch_size": 1, "width": 64, "height": 64}
+    spec = written(tmp_path, checkpoints=[str(file)], concepts=[one_pair], settings=settings, strips={})
+    (job,) = jobs_in(spec, tmp_path / "out")
+    check_checkpoint(Checkpoint(path=str(file)))
+    loaded = load(str(file))
+    record = run_job(loaded, job, lambda done, of: None)
+    vector = load_concept(job.vector_path)
+    assert (vector.family, vector.tensor.shape) == ("SD15", (320, 4, 4))
+    assert torch.isfinite(vector.tensor).all()
+    assert vector.tensor.any()
+    assert record["facts"]["concept_prompt"] == "a cook"
+    assert job.beside(".png").stat().st_size
+    images = sample(
+        loaded, apply_steering(loaded.model, vector, 1.0), "a cook", [0], width=64, height=64, steps=1, cfg=7
+    )
+    assert images.shape == (1, 64, 64, 3)
 
 
 class Killer(Listener):

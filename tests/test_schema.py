@@ -17,6 +17,8 @@ DISPLAY_NAMES = {
     "HSpaceImportConcept": "Import Concept Vector",
     "HSpaceApplySteering": "Apply H-Space Steering",
     "HSpaceSteerConditioning": "Steer Conditioning",
+    "HSpaceProbe": "Probe Concepts",
+    "HSpaceProbeReport": "Probe Report",
     "HSpaceAddConcepts": "Add Concepts",
     "HSpaceChooseConcept": "Choose Concept per Image",
     "HSpaceSweepConcept": "Sweep Concept Strength",

@@ -1,9 +1,9 @@
 """Vectors on their way to a model of another family are refused when a prompt is queued."""
 
 import json
-import sys
 import urllib.error
 import urllib.request
+from types import SimpleNamespace
 
 import comfy.ops
 import pytest
@@ -73,9 +73,9 @@ def graph(checkpoints, vector_folder, monkeypatch):
         for name in removed:
             del prompt[name]
         wiring._note({"prompt": prompt, **request})
-        load = node_classes()["HSpaceLoadConcept"]
-        unique_id = load.define_schema().hidden[0]
-        return load.PREPARE_CLASS_CLONE({unique_id: "load"}).validate_inputs("xl.safetensors")
+        load = node_classes()["HSpaceLoadConcept"].PREPARE_CLASS_CLONE({})
+        load.hidden = SimpleNamespace(unique_id="load")
+        return load.validate_inputs("xl.safetensors")
 
     yield answer
     wiring._note({})
@@ -111,6 +111,15 @@ def test_a_vector_of_another_family_is_refused(graph):
     assert said.startswith(f"concept_name: {SDXL_MISPLACED}")
     assert said.endswith("Choose a vector that was found on SD1, or load a model of SDXL.")
     assert "uses EmojiModel. Choose" in graph(DEMO)
+
+
+def test_an_imported_vector_is_refused_too(graph, vector_folder):
+    torch.save({"controlnet.fc1.weight": torch.zeros(1280 * 64, 1)}, vector_folder / "unet.pth")
+    graph({**DEMO, "load": node("HSpaceImportConcept", file="unet.pth")})
+    imported = node_classes()["HSpaceImportConcept"].PREPARE_CLASS_CLONE({})
+    imported.hidden = SimpleNamespace(unique_id="load")
+    said = imported.validate_inputs("unet.pth")
+    assert said.startswith("file: 'unet.pth' was found on SD1, but Apply H-Space Steering (node apply) uses EmojiModel")
 
 
 def test_a_steered_prompt_is_followed_to_its_sampler(graph):
@@ -151,7 +160,6 @@ def test_a_graph_of_no_form_at_all_is_left_to_the_server(graph):
     for prompt in (None, [], "x", 7):
         wiring._note({"prompt": prompt})
         assert wiring.other_family("load", "x", "SDXL") == ""
-    assert "hspace_steering" in sys.modules
 
 
 def test_the_server_refuses_it_when_it_is_queued(server):

@@ -22,7 +22,7 @@ from .names import is_name
 from .reading import GET_ANOTHER, parse_json, read_file
 from .vector_file import MAX_SIDE
 
-PAPER_CHANNELS, PAPER_KEY = 1280, "controlnet.fc1.weight"
+PAPER_CHANNELS, PAPER_KEY, PAPER_FAMILY = 1280, "controlnet.fc1.weight", "SD1"
 ONLY = "Only the paper's published format is read; choose another file, or download it again."
 MAX_LIST = 2**20
 """Bytes of `concept_dict.json`."""
@@ -206,14 +206,14 @@ def _column_as_vector(matrix: torch.Tensor, names: list[str], concept: str, path
     tensor = matrix[:, column].float().reshape(PAPER_CHANNELS, side, side)
     check_finite(quoted(path.name), tensor, GET_ANOTHER)
     provenance = Provenance(
-        base_model="SD1",
+        base_model=PAPER_FAMILY,
         prediction_type="epsilon",
         latent_height=side * 8,
         latent_width=side * 8,
         method="paper",
         created_with=f"imported from {path.name}, column {column}",
     )
-    return Vector(tensor, names[column] if column < len(names) else f"{path.stem} {column}", "SD1", provenance)
+    return Vector(tensor, names[column] if column < len(names) else f"{path.stem} {column}", PAPER_FAMILY, provenance)
 
 
 def _column(name: str, concept: str, names: list[str], count: int) -> int:

@@ -1,8 +1,18 @@
-"""Add concepts in h-space while any sampler runs: to a whole model, or to one conditioning."""
+"""Add concepts in h-space while any sampler runs: to a whole model, or to one conditioning; or probe for them."""
 
 from .apply import apply_steering
 from .curve import SCHEDULES
 from .hook import steer_conditioning
 from .patch import HALVES
+from .probe import probe_concepts
+from .readings import Reading, find_reading
 
-__all__ = ["HALVES", "SCHEDULES", "apply_steering", "steer_conditioning"]
+__all__ = [
+    "HALVES",
+    "SCHEDULES",
+    "Reading",
+    "apply_steering",
+    "find_reading",
+    "probe_concepts",
+    "steer_conditioning",
+]

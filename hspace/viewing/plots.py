@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 DARK, LIGHT, ACCENT = "#1f4e79", "#9ab8d8", "#c0504d"
 MAX_BARS = 12
 PANEL_WIDTH = 341
+BAND = (0.1, 0.9)
+"""Quantiles over the images that the band of a line lies between."""
 
 
 def loss_plot(losses: list[float], title: str, size: tuple[int, int] = (768, 512)) -> torch.Tensor:
@@ -79,6 +82,35 @@ def inspection_picture(inspection: Inspection, comparison: Comparison | None = N
     if comparison is not None:
         title += f"  vs  {_wrap(comparison.second.name, 60, 1)}  (cosine {comparison.cosine:.2f})"
     figure.suptitle(_plain(title), fontsize=13)
+    return _image(figure)
+
+
+def probe_chart(names: Sequence[str], steps: torch.Tensor, size: tuple[int, int] = (768, 512)) -> torch.Tensor:
+    """A line for each concept over the steps of sampling, the mean over the images, in a band of their middle 80 %.
+
+    Args:
+        names: of K concepts.
+        steps: float32 `[S, B, K]`, in units of strength.
+        size: in pixels.
+
+    Returns:
+        IMAGE `[1, H, W, 3]`.
+    """
+    figure = _figure(size)
+    axes = figure.add_subplot()
+    numbers = range(1, len(steps) + 1)
+    low, high = torch.quantile(steps, torch.tensor(BAND), dim=1)
+    for index, name in enumerate(names):
+        (line,) = axes.plot(numbers, steps[..., index].mean(1), "o-", markersize=3, label=_plain(_wrap(name, 40, 1)))
+        axes.fill_between(numbers, low[:, index], high[:, index], color=line.get_color(), alpha=0.2, linewidth=0)
+    axes.axhline(0, color="grey", linestyle="--", linewidth=1)
+    axes.set(xlabel="probed call of the model, from noise to image", ylabel="in units of strength")
+    images = steps.shape[1]
+    axes.set_title(
+        "Where the model's own prediction lies" + (f" (band: 80 % of {images} images)" if images > 1 else "")
+    )
+    axes.grid(alpha=0.3)
+    axes.legend()
     return _image(figure)
 
 

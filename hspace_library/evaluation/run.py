@@ -161,7 +161,7 @@ def _do(options, plan: Plan, rows: list[Row], checkpoint: Checkpoint, out: Path,
             engine = Engine(ray, places, str(out / MARK), workers.retries, listener)
             try:
                 cost = _cost(engine, checkpoint, waiting[0])
-                seconds = evaluations * cost["seconds"] / places.count
+                seconds = (evaluations * cost["evaluation"] + images * cost["image"]) / places.count
                 console.print(
                     f"{places.in_words()}: about {in_words(seconds)} and {cost['bytes'] / 2**30:.1f} GiB of memory a "
                     "worker, judges not counted.",

@@ -62,7 +62,7 @@ def test_load_shows_what_a_vector_is_and_at_which_strengths_it_is_of_use(editor)
     editor.press_run()
     editor.page.wait_for_function(
         """() => app.graph.nodes.find(n => n.type === 'HSpaceLoadConcept').widgets.some(
-            widget => /^medium light skin\\nbase model: EmojiModel\\n.*from strength [0-9.]+ on.*\\nwith: .*\\nwithout: /
+            widget => /^medium light skin\\nbase model: EmojiModel\\n.*from strength [0-9.]+ on.*\\nwith: .*\\nwithout/
                 .test(widget.value))""",
         timeout=60_000,
     )

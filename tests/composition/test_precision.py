@@ -17,7 +17,7 @@ from hspace.bottleneck import find_bottleneck
 from hspace.comfy_compat import differentiable_attention
 from hspace.concepts import Choice, Vector
 from hspace.discovery import DiscoverySettings, PromptPairs, discover
-from hspace.steering import apply_steering
+from hspace.steering import apply_steering, find_reading, probe_concepts
 
 HALF, BRAIN, FULL, EIGHT = torch.float16, torch.bfloat16, torch.float32, torch.float8_e4m3fn
 # (weights, what layers compute in)
@@ -134,6 +134,21 @@ def test_compiled(tiny, name):
     for steps in (1, 6, 6):
         assert torch.equal(sample_tiny(patched, steps=steps, batch=2), sample_tiny(steered, steps=steps, batch=2))
     assert graphs.frame_count == 1
+    assert not counters["graph_break"]
+
+
+def test_compiled_and_probed(tiny):
+    """No graph break, the same bits, and no recompile but those for the probe's own evaluations, in the first run."""
+    probed, probe = probe_concepts(tiny, [random_vector(name="v")], 0.0, 1.0)
+    graphs = CompileCounterWithBackend("eager")
+    patched = compiled(probed, graphs)
+    wanted = sample_tiny(probed, steps=2, batch=2)
+    reading = find_reading(probe.content, wanted)
+    for _ in range(2):
+        found = sample_tiny(patched, steps=2, batch=2)
+        assert torch.equal(found, wanted)
+        assert torch.equal(find_reading(probe.content, found).scores, reading.scores)
+        assert graphs.frame_count == 2
     assert not counters["graph_break"]
 
 

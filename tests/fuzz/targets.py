@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from hspace.concepts import Choice, Provenance, Sweep, UnfinishedVector, Vector, image_labels, parse_weights
+from hspace.concepts import Choice, Provenance, Sweep, UnfinishedVector, Varied, Vector, image_labels, parse_weights
 from hspace.files import find_vector, is_name, list_vectors, load_concept, safe_concept_name, save_concept
 from hspace.files import names as file_names
 from hspace.files.paper_file import PAPER_KEY, import_paper_concept, parse_matrix, parse_names
@@ -158,9 +158,9 @@ def people() -> tuple[Vector, Vector]:
 
 @cache
 def assignments() -> tuple[str, ...]:
-    """Texts of Apply's output, of a sum, a choice and a sweep."""
+    """Texts of Apply's output, of a sum, a choice, a sweep and varied strengths."""
     woman, man = people()
-    concepts = (woman + 0.5 * man, Choice((woman, man), (1, 1)), Sweep(woman, -1.0, 2.0))
+    concepts = (woman + 0.5 * man, Choice((woman, man), (1, 1)), Sweep(woman, -1.0, 2.0), Varied(man, -1.0, 2.0))
     return tuple(str(concept.assignment(1.5, 4)) for concept in concepts)
 
 
