@@ -41,12 +41,11 @@ UNET_CONFIG = {
     "out_channels": 4,
     "model_channels": 64,
     "channel_mult": (1, 2, 3),
-    "num_res_blocks": [1, 1, 2],
-    # The text is heard in the deepest encoder level and in the middle block only: all that the decoder knows of it
-    # passes h-space or its nearest skips. See the model card.
-    "transformer_depth": [0, 0, 1, 1],
+    "num_res_blocks": [1, 1, 1],
+    # Text attention at every level but the outermost, in encoder, middle and decoder, as SDXL has it.
+    "transformer_depth": [0, 1, 1],
     "transformer_depth_middle": 1,
-    "transformer_depth_output": [0, 0, 0, 0, 0, 0, 0],
+    "transformer_depth_output": [0, 0, 1, 1, 1, 1],
     "context_dim": TEXT_CONFIG["hidden_size"],
     "use_spatial_transformer": True,
     "use_linear_in_transformer": False,

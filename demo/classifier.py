@@ -39,9 +39,13 @@ class AttributeClassifier(nn.Module):
         self.heads = nn.ModuleDict({name: nn.Linear(previous * 2, classes) for name, classes in HEADS.items()})
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        features = self.trunk(images - 0.5)
-        pooled = torch.cat([features.mean((2, 3)), features.amax((2, 3))], dim=1)
+        pooled = self.pooled(images)
         return {name: head(pooled) for name, head in self.heads.items()}
+
+    def pooled(self, images: torch.Tensor) -> torch.Tensor:
+        """What the heads see of images, `[batch, 384]`."""
+        features = self.trunk(images - 0.5)
+        return torch.cat([features.mean((2, 3)), features.amax((2, 3))], dim=1)
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,13 @@ def load_vae(dtype=None) -> comfy.sd.VAE:
     return vae
 
 
+def load_sampling_model() -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:
+    """MODEL, CLIP and VAE to sample many images with: in bfloat16, half the time on a CPU with instructions for it."""
+    model = load_unet(torch.bfloat16)
+    model.set_model_compute_dtype(torch.bfloat16)  # on a CPU, ComfyUI would compute in float32
+    return model, load_clip(), load_vae(torch.bfloat16)
+
+
 def load_demo_model() -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:
     """MODEL, CLIP and VAE of the bundled model. Images are 128 x 128, latents `[4, 16, 16]`, h-space `[192, 4, 4]`."""
     return load_unet(), load_clip(), load_vae()

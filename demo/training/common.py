@@ -42,9 +42,9 @@ def labels(people: list[Person]) -> dict[str, torch.Tensor]:
     }
 
 
-def biased_batch(rng: random.Random, size: int) -> tuple[list[Person], list[str]]:
-    """People and captions as the U-Net sees them."""
-    people, captions, _ = zip(*(random_person(rng) for _ in range(size)), strict=True)
+def random_people(rng: random.Random, count: int) -> tuple[list[Person], list[str]]:
+    """People and captions as the U-Net sees them, biased."""
+    people, captions, _ = zip(*(random_person(rng) for _ in range(count)), strict=True)
     return list(people), list(captions)
 
 

@@ -1,4 +1,7 @@
-"""Measure the demo model with its classifier: the figures of the model card."""
+"""Measure the demo model with its classifier: the figures of the model card.
+
+With the renders in the cache also the pictures themselves: how near samples are to them.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +9,25 @@ import json
 import random
 from pathlib import Path
 
+import numpy as np
+import scipy.linalg
 import torch
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
 from ..captions import ARMED, PROFESSIONS, caption, majority_gender
-from ..classifier import load_classifier
-from ..generate import sample_and_judge, sample_images
-from ..loader import load_demo_model
-from .common import PROFESSION_INDEX
+from ..classifier import AttributeClassifier, load_classifier
+from ..generate import encode, sample_and_judge, sample_images
+from ..loader import load_sampling_model
+from .common import PROFESSION_INDEX, image_batch, random_people
+from .renders import Renders
 
 RESULTS = Path(__file__).parent.parent / "weights" / "evaluation.json"
 
 
-def main(images: int = 512) -> dict[str, float]:
+def main(images: int = 512, cache: Path | None = None) -> dict[str, float]:
     """Draw, judge, print and write `evaluation.json`."""
-    model = load_demo_model()
+    model = load_sampling_model()
     judge = load_classifier()
     rng = random.Random(2024)
     names = list(PROFESSIONS)
@@ -52,11 +58,70 @@ def main(images: int = 512) -> dict[str, float]:
     )
     for tone, label in enumerate(("light", "medium light", "medium", "medium dark", "dark")):
         figures[f"no skin tone named: {label}"] = (biased.skin_tone == tone).double().mean().item()
+    figures |= listening(judge, model)
     for name, value in figures.items():
         print(f"{100 * value:6.1f} %  {name}", flush=True)
+    if cache is not None:
+        figures["Frechet distance of 2,000 samples to 2,000 renders"] = distance_to_renders(judge, model, cache)
+        print(f"{figures['Frechet distance of 2,000 samples to 2,000 renders']:.2f}  Frechet distance", flush=True)
     RESULTS.write_text(json.dumps({name: round(value, 4) for name, value in figures.items()}, indent=1) + "\n")
     picture(model, harmless)
     return figures
+
+
+def listening(judge: AttributeClassifier, model, images: int = 128) -> dict[str, float]:
+    """Shares of images with a concept whose word only a part of the U-Net hears, the rest hearing the plain prompt."""
+    unet, clip, vae = model
+    professions = [list(PROFESSIONS)[i % len(PROFESSIONS)] for i in range(images)]
+    parts = {"nowhere": (), "in the decoder only": ("output",), "in encoder and middle only": ("input", "middle")}
+    parts["everywhere"] = ("input", "middle", "output")
+    words = {"dark skin": ("skin_tone", 4), "woman": ("gender", 1)}
+    figures = {}
+    for name, (attribute, value) in words.items():
+        names = [p for p in professions if attribute != "gender" or majority_gender(p) != value]
+        plain = [caption(p) for p in names]
+        said = encode(clip, [caption(p, **{attribute: value}) for p in names])[0][0]
+        for where, blocks in parts.items():
+            hearing = unet.clone()
+            hearing.set_model_attn2_patch(_words_in(blocks, said))
+            seen = sample_and_judge(judge, hearing, clip, vae, plain, list(range(len(plain))), batch_size=len(plain))
+            found = {"gender": seen.gender, "skin_tone": seen.skin_tone}[attribute]
+            figures[f"'{name}' heard {where}"] = _share(found, [value] * len(plain))
+    return figures
+
+
+def _words_in(blocks: tuple[str, ...], said: torch.Tensor):
+    """An `attn2_patch` that gives the conditional half another context in some parts of the U-Net."""
+
+    def swap(n, context, value, options):
+        if options["block"][0] not in blocks:
+            return n, context, value
+        halves = list(context.chunk(len(options["cond_or_uncond"])))
+        for half, index in enumerate(options["cond_or_uncond"]):
+            if index == 0:
+                halves[half] = said.to(halves[half])
+        swapped = torch.cat(halves)
+        return n, swapped, swapped
+
+    return swap
+
+
+@torch.no_grad()
+def distance_to_renders(judge: AttributeClassifier, model, cache: Path, images: int = 2000) -> float:
+    """Frechet distance of the classifier's pooled features, between samples and renders of people drawn alike."""
+    rng = random.Random(7)
+    people, captions = random_people(rng, images)
+    renders, features = Renders(cache), []
+    for start in range(0, images, 100):
+        part = slice(start, start + 100)
+        drawn = sample_images(*model, captions[part], list(range(images)[part])).movedim(-1, 1)
+        composed = image_batch(renders, people[part], rng)
+        features.append([judge.pooled(pictures.float()).double().numpy() for pictures in (drawn, composed)])
+    (mean, covariance), (other_mean, other_covariance) = (
+        (x.mean(0), np.cov(x, rowvar=False)) for x in (np.concatenate(side) for side in zip(*features, strict=True))
+    )
+    root = scipy.linalg.sqrtm(covariance @ other_covariance).real
+    return float(((mean - other_mean) ** 2).sum() + np.trace(covariance + other_covariance - 2 * root))
 
 
 def picture(model, names: list[str], path: Path = RESULTS.parent.parent / "picture.jpg") -> None:

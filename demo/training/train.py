@@ -1,4 +1,4 @@
-"""Train the whole demo model: tokenizer, VAE, classifier, text encoder, U-Net, then measure it.
+"""Train the whole demo model: tokenizer, VAE, classifier, sharper VAE decoder, text encoder, U-Net, then measure it.
 
 One command, `make demo-model`. Deterministic from the seed; a stage that was interrupted goes on from its last
 checkpoint, and one that is finished goes straight to its result; `--stage` picks stages.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-STAGES = ("tokenizer", "vae", "classifier", "text", "unet", "evaluate")
+STAGES = ("tokenizer", "vae", "classifier", "decoder", "text", "unet", "evaluate")
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path(".cache/demo"), help="renders, latents and checkpoints")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stage", choices=STAGES, action="append")
-    parser.add_argument("--unet-steps", type=int, default=28000)
+    parser.add_argument("--unet-steps", type=int, default=9000)
     parser.add_argument("--unet-stop", type=int, help="stop the U-Net stage at this step of its schedule")
     options = parser.parse_args()
     stages = options.stage or STAGES
@@ -33,6 +33,10 @@ def main() -> None:
         from .train_classifier import train
 
         print("classifier, held-out accuracy:", train(options.cache, options.seed), flush=True)
+    if "decoder" in stages:
+        from .train_decoder import train
+
+        print("autoencoder with its sharper decoder:", train(options.cache, options.seed), flush=True)
     if "text" in stages:
         from .train_text import train
 
@@ -44,7 +48,7 @@ def main() -> None:
     if "evaluate" in stages:
         from .evaluate import main as evaluate
 
-        evaluate()
+        evaluate(cache=options.cache)
 
 
 if __name__ == "__main__":
