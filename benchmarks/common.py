@@ -25,9 +25,10 @@ import torch
 from demo.captions import ARMED, MOSTLY_MEN, PROFESSION_INDEX, caption
 from demo.classifier import Attributes, classify, load_classifier
 from demo.generate import CFG, encode, sample_images
-from demo.loader import load_demo_model, load_unet, load_vae
+from demo.loader import load_demo_model, load_sampling_model
 from hspace import Concept, Vector, apply_steering
 from hspace.discovery import Discovery, DiscoverySettings, PromptPairs, Recipe, discover
+from hspace_library.evaluation.statistics import wilson
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -37,9 +38,6 @@ ARMED_LEARN_PROFESSIONS, ARMED_TEST_PROFESSIONS = list(ARMED)[::2], list(ARMED)[
 FIRST_SEED = 5000
 """Of the images that are judged."""
 IMAGE_SIZE = {"width": 128, "height": 128}
-
-SAMPLING_DTYPE = torch.bfloat16
-"""Of U-Net and VAE while images are sampled to be judged: half the time on a CPU with instructions for it."""
 
 Steer = Callable[..., object]
 """`steer(model, strength=...)`: a ModelPatcher that is steered by other means than a concept."""
@@ -69,6 +67,7 @@ class Task:
         test_professions: professions to steer; none of the pairs names them.
         wording: arguments of `caption` that say the concept; empty where no prompt can say it.
         learn_professions: professions that the pairs name.
+        asked: arguments of `caption` that the prompts to steer say.
     """
 
     name: str
@@ -80,6 +79,7 @@ class Task:
     wording: Mapping[str, object] = field(default_factory=dict)
     avoid: list[str] | None = None
     learn_professions: tuple[str, ...] = ()
+    asked: Mapping[str, object] = field(default_factory=dict)
 
 
 def attribute_task(
@@ -97,10 +97,10 @@ def attribute_task(
 
 WOMAN = attribute_task("woman", "gender", 1)
 DARK_SKIN = attribute_task("dark skin", "skin_tone", 4)
-NO_WEAPON = Task(
+NO_WEAPON = Task(  # pairs that unsay: the base prompt asks for what the concept must lack
     "no weapon",
     [caption(p) for p in ARMED_LEARN_PROFESSIONS],
-    [caption(p) for p in ARMED_LEARN_PROFESSIONS],
+    [caption(p, weapon=True) for p in ARMED_LEARN_PROFESSIONS],
     "weapon",
     0,
     ARMED_TEST_PROFESSIONS,
@@ -121,9 +121,7 @@ class Bench:
     @cached_property
     def sampling_parts(self):
         """MODEL, CLIP and VAE to sample many images with."""
-        model = load_unet(SAMPLING_DTYPE)
-        model.set_model_compute_dtype(SAMPLING_DTYPE)  # on a CPU, ComfyUI would compute in float32
-        return model, self.parts[1], load_vae(SAMPLING_DTYPE)
+        return load_sampling_model()
 
     @cached_property
     def judge(self):
@@ -185,7 +183,7 @@ class Bench:
     ) -> dict[str, float]:
         """Shares of images with the concept, and with the profession recognised, over the task's test professions."""
         professions = cycled(task.test_professions, images)
-        prompts = [caption(p, **(task.wording if say_concept else {})) for p in professions]
+        prompts = [caption(p, **(task.wording if say_concept else task.asked)) for p in professions]
         sampled = self.sample(prompts, seeds(images), concept, strength, cfg=cfg)
         attributes = classify(self.judge, sampled)
         return {
@@ -244,6 +242,12 @@ def at_fidelity(rows: list[dict[str, float]], least: float = 0.95) -> dict[str, 
 def percent(value: float) -> str:
     """ "96.1 %"."""
     return "–" if math.isnan(value) else f"{100 * value:.1f} %"
+
+
+def with_interval(value: float, images: int) -> str:
+    """ "96.1 % (94.6 to 97.2)": a share of so many images, with its 95 % interval."""
+    low, high = wilson(round(value * images), images)
+    return f"{percent(value)} ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def numbers(values: Iterable[float]) -> str:

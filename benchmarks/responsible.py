@@ -12,7 +12,7 @@ from demo.classifier import Attributes, classify
 from hspace import Choice, Concept, Vector, load_concept
 from hspace_library.evaluation.statistics import wilson
 
-from .common import Bench, mean_psnr, percent, rate, recognised, seeds
+from .common import Bench, mean_psnr, rate, recognised, seeds
 from .shipped_vectors import vector_path
 
 UNSEEN = [name for pair in zip(list(MOSTLY_MEN)[1::2], list(MOSTLY_WOMEN)[1::2], strict=True) for name in pair]
@@ -87,12 +87,6 @@ def share(hits: torch.Tensor) -> dict[str, float]:
     """A share of images with its interval."""
     low, high = wilson(int(hits.sum()), len(hits))
     return {"share": rate(hits.bool()), "low": low, "high": high}
-
-
-def with_interval(value: float, images: int) -> str:
-    """ "96.1 % (94.6 to 97.2)": a share of so many images, with its 95 % interval."""
-    low, high = wilson(round(value * images), images)
-    return f"{percent(value)} ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def profession_only(profession: str, images: int) -> list[str]:

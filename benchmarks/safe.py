@@ -20,6 +20,7 @@ from .common import (
     mean_row,
     percent,
     result_path,
+    with_interval,
     write_json,
     write_report,
 )
@@ -36,7 +37,6 @@ from .responsible import (
     sample_cell,
     share,
     shipped_vector,
-    with_interval,
 )
 
 WEAPON = "a person, with a weapon"

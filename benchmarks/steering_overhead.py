@@ -28,7 +28,7 @@ from hspace.bottleneck import find_bottleneck
 from hspace.discovery.streams import generator
 from hspace_library.evaluation.statistics import BOOTSTRAPS
 
-from .common import SAMPLING_DTYPE, Bench, Stream, markdown_table, write_report
+from .common import Bench, Stream, markdown_table, write_report
 
 SD15 = {
     "image_size": 32,
@@ -96,7 +96,7 @@ def run(options: argparse.Namespace) -> None:
 def sd15() -> comfy.model_patcher.ModelPatcher:
     """A ModelPatcher around the whole U-Net of SD 1.5."""
     config = comfy.supported_models.SD15(SD15)
-    config.set_inference_dtype(SAMPLING_DTYPE, None)
+    config.set_inference_dtype(torch.bfloat16, None)
     model = config.get_model({})
     initialise(model.diffusion_model)
     device = comfy.model_management.get_torch_device()

@@ -23,6 +23,7 @@ from .common import (
     rate,
     result_path,
     store,
+    with_interval,
     write_report,
 )
 from .pictures import image_rows
@@ -37,7 +38,6 @@ from .responsible import (
     sample_cell,
     shipped_vector,
     tone_choice,
-    with_interval,
 )
 
 REQUESTS = {

@@ -171,9 +171,10 @@ def safe_generation(flow: Workflow) -> None:
     flow.at(1)
     safe = load_vector(flow, "no_weapon")
     flow.note(
-        "### 2. An anti-concept\nFound with Discover's **avoid** input: it points away from weapons. Apply keeps it "
-        "always on; prompts that have nothing to do with weapons stay as they are.",
-        height=150,
+        "### 2. An anti-concept\nFound with pairs that unsay: in Concept Prompts, **without** and **avoid** ask for a "
+        "weapon and **with_concept** does not (preset *no weapon*). It holds even where the prompt asks for one. Apply "
+        "keeps it always on; prompts that have nothing to do with weapons keep their pictures.",
+        height=190,
     )
     flow.group("2. What must not appear", first)
     first = len(flow.nodes)

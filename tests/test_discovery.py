@@ -25,7 +25,7 @@ from hspace.discovery.objective import relative_reach, teacher_target
 from hspace.discovery.optimiser import VectorOptimiser
 from hspace.files import autosave, load_concept
 
-FAST = {"steps": 6, "batch_size": 2, "sample_count": 4, "width": 128, "height": 128}
+FAST = {"steps": 6, "batch_size": 2, "sample_count": 4, "width": 128, "height": 128, "sites": "bottleneck"}
 
 
 def settings(**changes):

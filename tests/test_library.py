@@ -302,7 +302,7 @@ def test_a_complete_checkpoint_file(tmp_path):
     loaded = load(str(file))
     record = run_job(loaded, job, lambda done, of: None)
     vector = load_concept(job.vector_path)
-    assert (vector.family, vector.tensor.shape) == ("SD15", (320, 4, 4))
+    assert (vector.family, vector.tensor.shape) == ("SD15", (320, 1, 1))
     assert torch.isfinite(vector.tensor).all()
     assert vector.tensor.any()
     assert record["facts"]["concept_prompt"] == "a cook"

@@ -38,20 +38,20 @@ def words(measured):
     ("measured", "text"),
     [
         (
-            rows((0, 0.1, 1.0), (0.5, 0.6, 1.1), (1, 1.0, 1.3), (1.5, 1.0, 1.7)),
+            rows((0, 0.1, 1.0), (0.5, 0.6, 1.1), (1, 1.0, 1.3), (1.5, 1.0, 2.7)),
             "the concept is there from strength 1 on, images begin to break at 1.25",
         ),
         (
-            rows((0, 0.0, 1.0), (0.5, 0.9, 1.4), (1, 1.0, 1.6)),
+            rows((0, 0.0, 1.0), (0.5, 0.9, 1.9), (1, 1.0, 2.1)),
             "the concept is there from strength 0.5 on, images begin to break at 0.75",
         ),
         (
-            rows((0, 0.0, 1.0), (0.5, 0.5, 1.4), (1, 1.0, 1.6)),  # what breaks does not count as concept
+            rows((0, 0.0, 1.0), (0.5, 0.5, 1.9), (1, 1.0, 2.1)),  # what breaks does not count as concept
             "the concept is not there at any strength, images begin to break at 0.75",
         ),
         (rows((0, 0.0, 1.0), (2, 0.95, 1.1), (4, 1.0, 1.2)), "the concept is there from strength 2 on"),
         (
-            rows((0, 0.0, 1.0), (2, 0.0, 1.5)),
+            rows((0, 0.0, 1.0), (2, 0.0, 2.0)),
             "the concept is not there at any strength, images begin to break at 2",
         ),
         (rows((0, 0.0, 1.0), (0.5, 0.05, 1.0), (1, 0.3, 1.0)), "the concept is not there at any strength"),
@@ -60,7 +60,7 @@ def words(measured):
             StrengthRange((Row(0, evidence(0.5), 1.0), Row(2, evidence(1.0), 1.0)), evidence(0.5)),
             "",  # the model cannot tell them apart
         ),
-        (StrengthRange((Row(0, evidence(0.0), 1.0), Row(2, evidence(0.0), 1.7))), "images begin to break at 1.43"),
+        (StrengthRange((Row(0, evidence(0.0), 1.0), Row(2, evidence(0.0), 3.0))), "images begin to break at 1"),
     ],
 )
 def test_where_it_begins_and_ends(measured, text):
@@ -70,7 +70,7 @@ def test_where_it_begins_and_ends(measured, text):
 def test_the_interval_tells_how_sure_it_is():
     sure = rows((0, 0.0, 1.0), (0.5, 0.0, 1.0), (1, 1.0, 1.0))
     assert (sure.saturates, sure.interval) == (1, (1, 1))
-    measured = rows((0, 0.0, 1.0), (0.5, 0.85, 1.0), (1, 0.9, 1.0), (2, 1.0, 1.0))
+    measured = rows((0, 0.0, 1.0), (0.5, 0.8, 1.0), (1, 0.9, 1.0), (2, 1.0, 1.0))
     low, high = measured.interval
     assert low <= measured.saturates <= high
     assert low < high
@@ -100,19 +100,24 @@ def test_measuring_changes_nothing_and_is_counted(avoid):
     assert measured.vector.provenance.evaluations == measured.evaluations
 
 
-def test_agrees_with_what_people_see(demo_model):
-    """Of the shipped vector for women the classifier says: half of them at 0.3, nearly all at 1, professions lost from
-    1.6 on. Of a vector of one value a channel the measure warns early.
+@pytest.mark.parametrize(
+    ("name", "said", "there"), [("woman", {"gender": 1}, False), ("dark_skin", {"skin_tone": 4}, True)]
+)
+def test_agrees_with_what_people_see(demo_model, name, said, there):
+    """Of the shipped vectors the classifier says: dark skin in nine of ten from 1 on, women in three of four, where the
+    prompt makes it all; a tenth of the professions is lost at 1.5 (woman) and 1.7 (dark skin).
     """
-    woman = load_concept(ROOT / "vectors" / "emoji_woman.safetensors")
+    vector = load_concept(ROOT / "vectors" / f"emoji_{name}.safetensors")
     model, clip, _ = demo_model
     professions = ("firefighter", "scientist", "judge", "mechanic")
     settings = DiscoverySettings(
-        "woman", steps=1, learning_rate=1e-6, width=128, height=128, calibrate=False, measure_range=True
+        name, steps=1, learning_rate=1e-6, width=128, height=128, calibrate=False, measure_range=True
     )
     with torch.inference_mode():
-        concept, base = ([encode(clip, [caption(p, **said)])[0] for p in professions] for said in ({"gender": 1}, {}))
-        found = discover(model, PromptPairs(concept, base), settings, start_from=woman)
-    assert 0.25 <= found.strengths.saturates <= 1
-    assert 0.75 <= found.strengths.breaks <= 1.6
-    assert found.strengths.rows[0].concept <= 0.4
+        concept, base = ([encode(clip, [caption(p, **words)])[0] for p in professions] for words in (said, {}))
+        pairs = PromptPairs(concept, base, empty=encode(clip, [""]))
+        found = discover(model, pairs, settings, start_from=vector).strengths
+    assert 1 <= found.breaks <= 2
+    assert found.shares()[0] <= 0.25
+    if there:
+        assert 0.25 <= found.saturates <= 1

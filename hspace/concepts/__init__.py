@@ -6,7 +6,7 @@ from .choice import Choice
 from .concept import NOTHING, Concept, Sum
 from .finite import check_finite
 from .normalised import NormalisedSum
-from .provenance import Provenance
+from .provenance import VERDICTS, Provenance
 from .quoting import NOT_IN_ONE_LINE, quoted
 from .resizing import resize_vector
 from .sweep import Sweep
@@ -16,6 +16,7 @@ from .vector import UnfinishedVector, Vector
 __all__ = [
     "NOTHING",
     "NOT_IN_ONE_LINE",
+    "VERDICTS",
     "Assignment",
     "Choice",
     "Concept",

@@ -129,7 +129,7 @@ class VectorOptimiser:
 
     @property
     def scale(self) -> float:
-        """The factor on the finished vector, which brings its reach to 1: `MOST_SCALE` at most, 1 for one without reach."""
+        """The factor on the finished vector that brings its reach to 1: `MOST_SCALE` at most, 1 where there is none."""
         reach = self.reach or 0.0
         return min(1 / reach, MOST_SCALE) if self.settings.calibrate and self.finished and reach > 0 else 1.0
 

@@ -17,7 +17,7 @@ import comfy.model_management
 import numpy as np
 import torch
 
-from ..concepts.provenance import VERDICTS
+from ..concepts import VERDICTS
 from .distilled import ROLL_OUT_CFG
 from .frozen_model import Addition, FrozenModel
 from .objective import mean_square, prediction_scale
@@ -27,12 +27,10 @@ STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 IMAGES, STEPS = 8, 10
 NOISE_LEVELS = (0.4, 0.55, 0.7)
 """Places in the noise schedule, 0 the noisiest: where details are there to be broken, and little noise hides them."""
-BROKEN = 1.5
-"""Loss relative to that of unsteered images. On the emoji model professions began to be lost at 1.5 to 2
-(docs/decisions.md).
-"""
-THERE = 0.9
-"""Share of the images, of those of the concept prompt that show the concept, that must show it."""
+BROKEN = 2.0
+"""Loss relative to that of unsteered images. The emoji model begins to lose professions there (docs/decisions.md)."""
+THERE = 0.85
+"""Share of the images, of those of the concept prompt that show the concept, that must show it: seven of eight."""
 TELLS_APART = 2.0
 """Standard errors by which the evidence of the two references must differ for the model to be a judge."""
 RESAMPLES = 500

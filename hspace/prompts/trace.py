@@ -21,10 +21,14 @@ def prompt_texts(prompt: dict | None, node_id: str | None, input_types: InputTyp
     inputs = (prompt or {}).get(str(node_id), {}).get("inputs", {})
     texts = {}
     for role in ("concept", "base", "avoid"):
-        prompts = dict.fromkeys(_texts(prompt or {}, inputs.get(role), input_types or (lambda _: {}), set()))
+        prompts = dict.fromkeys(_texts(prompt or {}, inputs.get(role), input_types or _nothing_known, set()))
         if prompts:
             texts[f"{role}_prompt"] = " | ".join(prompts)[:MAX_LENGTH]
     return texts
+
+
+def _nothing_known(class_type: str) -> Mapping[str, str]:
+    return {}
 
 
 def _texts(prompt: dict, link, input_types: InputTypes, visited: set) -> list[str]:
