@@ -232,7 +232,7 @@ def report(builds: list[dict], recovery: dict, simulated: list[dict], overhead: 
     return (
         "# Libraries on more than one worker\n\n"
         f"{options.concepts} concepts of the demo model, {options.steps} steps each, a thread a worker. The run could "
-        f"use {_cores()} core(s), which {os.getloadavg()[2]:.1f} processes shared in the mean of its last 15 minutes.\n\n"
+        f"use {_cores()} core(s), which {os.getloadavg()[2]:.1f} processes shared in its last 15 minutes.\n\n"
         + markdown_table(["workers", "all jobs", "a job", "the engine adds to a job", "start of workers"], measured)
         + f"\nOf a job of {LONG_JOB:g} s the engine takes {percent(overhead / LONG_JOB)}.\n\n"
         f"A worker that is killed halfway (`kill -9`): its job is given to another after {recovery['noticed']:.1f} s, "
