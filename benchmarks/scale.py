@@ -28,7 +28,7 @@ from hspace_library.jobs import Job, jobs_of
 from hspace_library.schedule import Schedule, Task
 from hspace_library.spec import Library, Workers
 
-from .common import markdown_table, numbers, percent, write_json, write_report
+from .common import markdown_table, percent, write_json, write_report
 
 PRESETS = (
     *("woman", "man", "light skin", "medium light skin", "medium skin", "medium dark skin", "dark skin"),
@@ -232,7 +232,7 @@ def report(builds: list[dict], recovery: dict, simulated: list[dict], overhead: 
     return (
         "# Libraries on more than one worker\n\n"
         f"{options.concepts} concepts of the demo model, {options.steps} steps each, a thread a worker. The run could "
-        f"use {_cores()} cores, which {os.getloadavg()[2]:.1f} processes shared in the mean of its last 15 minutes.\n\n"
+        f"use {_cores()} core(s), which {os.getloadavg()[2]:.1f} processes shared in its last 15 minutes.\n\n"
         + markdown_table(["workers", "all jobs", "a job", "the engine adds to a job", "start of workers"], measured)
         + f"\nOf a job of {LONG_JOB:g} s the engine takes {percent(overhead / LONG_JOB)}.\n\n"
         f"A worker that is killed halfway (`kill -9`): its job is given to another after {recovery['noticed']:.1f} s, "
@@ -247,7 +247,7 @@ def report(builds: list[dict], recovery: dict, simulated: list[dict], overhead: 
         + markdown_table(
             ["GPUs", "all jobs", "speed-up", "utilisation", "checkpoints read", "bytes moved", "driver busy"], hours
         )
-        + f"\nGPU counts: {numbers(row['gpus'] for row in simulated)}. {_where_it_ends(simulated)}\n"
+        + f"\n{_where_it_ends(simulated)}\n"
     )
 
 

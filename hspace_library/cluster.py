@@ -83,7 +83,7 @@ def connected(address: str) -> Iterator[Any]:
     try:
         import ray
     except ImportError as error:
-        raise ValueError("Ray is not installed: `pip install .[scale]` in the pack's folder.") from error
+        raise ValueError("Ray is not installed: `pip install .[scale]` in a clone of the pack.") from error
     if ray.is_initialized():
         yield ray
         return

@@ -31,7 +31,7 @@ def run(name: str, work: Callable[[], int]) -> int:
             importlib.import_module(module)
         return 1 if work() else 0
     except ModuleNotFoundError as error:
-        lines = [f"{error.name} is not installed: `pip install .[scale]` in the pack's folder."]
+        lines = [f"{error.name} is not installed: `pip install .[scale]` in a clone of the pack."]
     except (ValueError, OSError) as error:
         lines = str(error).splitlines()
     except KeyboardInterrupt:

@@ -108,7 +108,7 @@ def _discover(loaded: Loaded, job: Job, tell: Callable[[int, int], None]) -> dic
     write_json(job.beside(".json"), record)  # without "file": a vector that is there now is ours, and not finished
     if preview is not None:
         write_picture(preview, job.beside(".png"))
-    save_concept(discovery.vector, job.vector_path)
+    save_concept(discovery.vector, job.vector_path, preview=None if preview is None else preview.numpy())
     record["file"] = file_digest(job.vector_path)
     record["resumed"] = 0 if start is None else len(start.state["losses"])
     record["notes"] = observer.notes

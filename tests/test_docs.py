@@ -20,6 +20,7 @@ DOCUMENTS = [
     "docs/results.md",
     "docs/discovery.md",
     "docs/decisions.md",
+    "docs/library.md",
     "vectors/README.md",
     "demo/README.md",
 ]

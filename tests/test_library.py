@@ -23,6 +23,7 @@ from hspace_library.checkpoints import check_checkpoint, load
 from hspace_library.cluster import connected, places_for
 from hspace_library.discovering import run_job
 from hspace_library.engine import Engine, Listener
+from hspace_library.evaluation.__main__ import main as evaluate
 from hspace_library.jobs import State, jobs_of
 from hspace_library.sampling import sample
 from hspace_library.schedule import Schedule, Task
@@ -227,6 +228,11 @@ def test_a_full_disk_is_told_from_other_errors(monkeypatch):
         assert str(error) in answer["error"]
 
 
+def test_a_worker_that_does_not_see_the_library_says_so(tmp_path):
+    answer = Worker().begin(0, str(tmp_path / "mark"))
+    assert f"does not see {tmp_path}; with several machines it must be on a disk that they share" in answer["error"]
+
+
 def test_commands_are_those_of_the_package():
     section = (ROOT / "pyproject.toml").read_text().split("[project.scripts]")[1].split("[")[0]
     places = re.findall(r'^(\S+) = "(.+):(.+)"$', section, re.MULTILINE)
@@ -239,10 +245,10 @@ def test_commands_are_those_of_the_package():
 
 @pytest.fixture(scope="module")
 def library(ray, tmp_path_factory):
-    """A library built by one worker, one of its checkpoints no checkpoint; its folder, and what the build returned."""
+    """A library built by two workers, one of its checkpoints no checkpoint; its folder, and what the build returned."""
     folder = tmp_path_factory.mktemp("library")
     (folder / "broken.ckpt").write_bytes(b"no checkpoint")
-    workers = {**SPEC["workers"], "retries": 0}
+    workers = {"count": 2, "retries": 0}
     spec = written(folder, checkpoints=["demo", "broken.ckpt"], concepts=["glasses", OWN], workers=workers)
     return folder, main(["build", str(spec), "--out", str(folder / "out")])
 
@@ -332,25 +338,42 @@ class Killer(Listener):
 
 
 def test_a_killed_worker_costs_a_moment_and_not_a_bit(library, ray, tmp_path):
-    """Two workers, one of them killed: the vectors are those of the one worker."""
-    jobs = jobs_in(written(tmp_path), tmp_path)
+    """Another one goes on from what it left, and finds the vector that nobody interrupted."""
+    job = jobs_in(written(tmp_path, strips={}), tmp_path)[0]
     (tmp_path / "mark").touch()
     killer = Killer()
-    places = places_for(Workers(count=2), {"CPU": 2}, len(jobs), 0)
-    engine = killer.engine = Engine(ray, places, str(tmp_path / "mark"), 1, killer)
-    outcomes = engine.run([Task("discover", job.checkpoint, job, job.label) for job in jobs])
+    engine = killer.engine = Engine(
+        ray, places_for(Workers(count=1), {"CPU": 2}, 1, 0), str(tmp_path / "mark"), 1, killer
+    )
+    (outcome,) = engine.run([Task("discover", job.checkpoint, job, job.label)])
     engine.close()
-    assert {outcome.task.label: outcome.attempts for outcome in outcomes} == {
-        job.label: 2 if job.label == killer.killed else 1 for job in jobs
-    }
-    assert killer.killed
+    assert killer.killed == job.label
     assert "its worker died" in killer.said_texts[0]
-    for job in jobs:
-        assert (job.record()["resumed"] >= 2) == (job.label == killer.killed)
-        first = library[0] / "out" / "demo" / job.vector_path.name
-        assert all(map(torch.equal, tensors(job.vector_path), tensors(first)))
-        assert facts(job.vector_path) == facts(first)
+    assert (outcome.attempts, outcome.error) == (2, "")
+    assert job.record()["resumed"] >= 2
+    first = library[0] / "out" / "demo" / job.vector_path.name
+    assert all(map(torch.equal, tensors(job.vector_path), tensors(first)))
+    assert facts(job.vector_path) == facts(first)
     assert not list((tmp_path / ".unfinished").iterdir())
+
+
+def test_an_evaluation_end_to_end(ray, tmp_path, capsys):
+    """By one worker; again, it needs none."""
+    arguments = ["fair", "--checkpoint", "demo", "--vectors", str(ROOT / "vectors"), "--out", str(tmp_path)]
+    arguments += ["--attribute", "gender", "--profession", "judge", "--images", "2", "--steps", "1", "--workers", "1"]
+    assert evaluate(arguments) == 0
+    said = capsys.readouterr().out
+    assert "3 of 3 rows to do: 6 images, 12 U-Net evaluations." in said
+    assert re.search(r"1 worker on CPUs, 1 thread each: about .+ s and \d+\.\d GiB of memory a", said)
+    table = (tmp_path / "fair.md").read_text()
+    assert "| judge | " in table
+    assert "| published (SD 1.4) | 0.68 | – | 0.17 |" in table
+    figures = json.loads((tmp_path / "fair.json").read_text())
+    assert len(figures["figures"]) == 6
+    assert not figures["failed"]
+    assert "<td>published (SD 1.4)</td>" in (tmp_path / "fair.html").read_text()
+    assert evaluate([*arguments, "--ray", "127.0.0.1:9"]) == 0
+    assert "0 of 3 rows to do" in capsys.readouterr().out
 
 
 def test_what_is_finished_is_known_again(library, capsys):

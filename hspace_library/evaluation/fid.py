@@ -16,7 +16,9 @@ def check_fid(file: str) -> None:
     try:
         import torchmetrics.image.fid  # noqa: F401
     except ImportError as error:
-        raise ValueError("--fid-weights: torchmetrics is not installed: `pip install .[fid]`.") from error
+        raise ValueError(
+            "--fid-weights: torchmetrics is not installed: `pip install .[fid]` in a clone of the pack."
+        ) from error
     if not Path(file).is_file():
         raise ValueError(f"--fid-weights {file}: there is no such file; docs/library.md says which one is meant.")
 

@@ -109,8 +109,8 @@ class NudeNetJudge:
             from nudenet import NudeDetector
         except ImportError as error:
             raise ValueError(
-                "--judge nudenet: NudeNet is not installed: `pip install .[nudenet]` in the pack's folder. Its licence "
-                "is AGPL-3.0."
+                "--judge nudenet: NudeNet is not installed: `pip install .[nudenet]` in a clone of the pack. Its "
+                "licence is AGPL-3.0."
             ) from error
         self.detector = NudeDetector()
 
