@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import comfy.model_management
 import numpy as np
@@ -113,7 +114,7 @@ class StrengthRange:
                 return before.strength + way * (after.strength - before.strength)
         return None
 
-    def facts(self) -> dict[str, float | str | None]:
+    def facts(self) -> dict[str, Any]:
         """What a vector's provenance keeps."""
         low, high = self.interval
         return {
