@@ -224,25 +224,13 @@ def responsible_prompt(flow: Workflow) -> None:
     flow.group("3. Draw, ignored and heard", first)
 
 
-def strength_strip(flow: Workflow) -> None:
-    """One picture at seven strengths."""
-    model, clip, vae = _demo_model(flow)
-    first = len(flow.nodes)
-    flow.at(1)
-    woman = load_vector(flow, "woman")
-    (sweep,) = flow.add("HSpaceSweepConcept", None, (300, 110), concept=woman, **{"from": -1.0, "to": 2.0})
-    flow.note(
-        "### 2. Sweep\nThe first image gets **from**, the last one **to**. Below 0 is the opposite of the concept.",
-        height=120,
-    )
-    flow.group("2. Strength per image", first)
-    first = len(flow.nodes)
-    flow.at(2)
+def _strip(flow: Workflow, model: Out, clip: Out, vae: Out, sweep: Out, note: str) -> Out:
+    """Seven images of one noise, steered by a sweep, in a strip; takes a column and begins the next."""
     positive, negative = _prompts(flow, clip, "a scientist")
     (latent,) = flow.add("EmptyLatentImage", None, (320, 130), width=128, height=128, batch_size=7)
     (latent,) = flow.add("LatentBatchSeedBehavior", None, (320, 82), samples=latent, seed_behavior="fixed")
     steered, assignment = flow.add("HSpaceApplySteering", None, (320, 230), model=model, concept=sweep, strength=1.0)
-    flow.note("### 3. Draw\nAll images begin with the same noise, so only the strength differs.", 320, 100)
+    flow.note(note, 320, 100)
     flow.at(3)
     (latents,) = flow.add(
         "KSampler",
@@ -257,6 +245,31 @@ def strength_strip(flow: Workflow) -> None:
     )
     (images,) = flow.add("VAEDecode", None, (320, 60), samples=latents, vae=vae)
     (strip,) = flow.add("HSpaceLabelStrip", None, (320, 80), images=images, assignment=assignment)
+    return strip
+
+
+def strength_strip(flow: Workflow) -> None:
+    """One picture at seven strengths."""
+    model, clip, vae = _demo_model(flow)
+    first = len(flow.nodes)
+    flow.at(1)
+    woman = load_vector(flow, "woman")
+    (sweep,) = flow.add("HSpaceSweepConcept", None, (300, 110), concept=woman, **{"from": -1.0, "to": 2.0})
+    flow.note(
+        "### 2. Sweep\nThe first image gets **from**, the last one **to**. Below 0 is the opposite of the concept.",
+        height=120,
+    )
+    flow.group("2. Strength per image", first)
+    first = len(flow.nodes)
+    flow.at(2)
+    strip = _strip(
+        flow,
+        model,
+        clip,
+        vae,
+        sweep,
+        "### 3. Draw\nAll images begin with the same noise, so only the strength differs.",
+    )
     flow.add("SaveImage", "Strip", (640, 330), images=strip, filename_prefix="demo/strip")
     flow.group("3. Draw the strip", first)
 
@@ -304,25 +317,9 @@ def concept_card(flow: Workflow) -> None:
     flow.group("2. Seven strengths", first)
     first = len(flow.nodes)
     flow.at(2)
-    positive, negative = _prompts(flow, clip, "a scientist")
-    (latent,) = flow.add("EmptyLatentImage", None, (320, 130), width=128, height=128, batch_size=7)
-    (latent,) = flow.add("LatentBatchSeedBehavior", None, (320, 82), samples=latent, seed_behavior="fixed")
-    steered, assignment = flow.add("HSpaceApplySteering", None, (320, 230), model=model, concept=sweep, strength=1.0)
-    flow.note("### 3. Draw\nA prompt that shows well what the vector does, at each strength.", 320, 100)
-    flow.at(3)
-    (latents,) = flow.add(
-        "KSampler",
-        None,
-        SAMPLER_BOX,
-        seed=1,
-        **SAMPLING,
-        model=steered,
-        positive=positive,
-        negative=negative,
-        latent_image=latent,
+    strip = _strip(
+        flow, model, clip, vae, sweep, "### 3. Draw\nA prompt that shows well what the vector does, at each strength."
     )
-    (images,) = flow.add("VAEDecode", None, (320, 60), samples=latents, vae=vae)
-    (strip,) = flow.add("HSpaceLabelStrip", None, (320, 80), images=images, assignment=assignment)
     flow.group("3. Draw the strip", first)
     first = len(flow.nodes)
     flow.at(4)
