@@ -23,6 +23,11 @@ def schema(**values) -> io.Schema:
     return io.Schema(**{name: value for name, value in values.items() if name in _KNOWN})
 
 
+def factor_input(name: str, default: float, tooltip: str) -> io.Float.Input:
+    """A factor on the strength of a concept; negative ones steer away from it."""
+    return io.Float.Input(name, default=default, min=-20.0, max=20.0, step=0.05, tooltip=tooltip)
+
+
 class SearchableNode(io.ComfyNode):
     """A node that the editor's search finds by more words than its name has, and that refuses numbers that are none.
 

@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..hspace.concepts import Choice, NormalisedSum, Sum, parse_weights
 from ..hspace.prompts import TOPICS, concepts_from_prompt, make_rule, without_requests
-from .base import CATEGORY, ConceptRules, ConceptVector, SearchableNode
+from .base import CATEGORY, ConceptRules, ConceptVector, SearchableNode, factor_input
 
 CONCEPT_OUTPUT = "Connect to Apply H-Space Steering, or combine further."
 
@@ -26,21 +26,15 @@ class AddConcepts(SearchableNode):
             inputs=[
                 ConceptVector.Input("concept_a", tooltip="First concept: a vector, or a combination of vectors."),
                 ConceptVector.Input("concept_b", tooltip="Second concept, for the same base model."),
-                io.Float.Input(
+                factor_input(
                     "weight_a",
-                    default=1.0,
-                    min=-20.0,
-                    max=20.0,
-                    step=0.05,
-                    tooltip="Weight of concept_a. Negative steers away from it; beyond about 2 images break up.",
+                    1.0,
+                    "Weight of concept_a. Negative steers away from it; beyond about 2 images break up.",
                 ),
-                io.Float.Input(
+                factor_input(
                     "weight_b",
-                    default=1.0,
-                    min=-20.0,
-                    max=20.0,
-                    step=0.05,
-                    tooltip="Weight of concept_b. Negative steers away from it; beyond about 2 images break up.",
+                    1.0,
+                    "Weight of concept_b. Negative steers away from it; beyond about 2 images break up.",
                 ),
                 io.Boolean.Input(
                     "normalise",

@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..hspace.steering import HALVES, SCHEDULES, apply_steering, steer_conditioning
-from .base import CATEGORY, ConceptVector, SearchableNode, schema
+from .base import CATEGORY, ConceptVector, SearchableNode, factor_input, schema
 
 Floats = io.Custom("FLOATS")
 
@@ -11,14 +11,10 @@ Floats = io.Custom("FLOATS")
 def _strength_and_window() -> list[io.Input]:
     """The inputs that say how much and when, which both ways to steer have."""
     return [
-        io.Float.Input(
+        factor_input(
             "strength",
-            default=1.0,
-            min=-20.0,
-            max=20.0,
-            step=0.05,
-            tooltip="Factor on the vector. "
-            "0 is exactly no steering, negative steers away. Too high and the image breaks up.",
+            1.0,
+            "Factor on the vector. 0 is exactly no steering, negative steers away. Too high and the image breaks up.",
         ),
         io.Float.Input(
             "start_percent",

@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..hspace.concepts import Sweep, Varied
-from .base import CATEGORY, ConceptVector, SearchableNode
+from .base import CATEGORY, ConceptVector, SearchableNode, factor_input
 from .compose import CONCEPT_OUTPUT
 
 
@@ -23,21 +23,15 @@ class SweepConcept(SearchableNode):
             "Latent Batch Seed Behavior to 'fixed'.",
             inputs=[
                 ConceptVector.Input("concept", tooltip="The concept to sweep."),
-                io.Float.Input(
+                factor_input(
                     "from",
-                    default=0.0,
-                    min=-20.0,
-                    max=20.0,
-                    step=0.05,
-                    tooltip="Factor for the first image of the batch, and for a single image.",
+                    0.0,
+                    "Factor for the first image of the batch, and for a single image.",
                 ),
-                io.Float.Input(
+                factor_input(
                     "to",
-                    default=2.0,
-                    min=-20.0,
-                    max=20.0,
-                    step=0.05,
-                    tooltip="Factor for the last image of the batch. Apply's strength multiplies both.",
+                    2.0,
+                    "Factor for the last image of the batch. Apply's strength multiplies both.",
                 ),
             ],
             outputs=[ConceptVector.Output(display_name="concept", tooltip=CONCEPT_OUTPUT)],
@@ -63,21 +57,15 @@ class VaryStrength(SearchableNode):
             "in every degree. Apply's 'assignment' says which image got which strength.",
             inputs=[
                 ConceptVector.Input("concept", tooltip="The concept whose strength varies."),
-                io.Float.Input(
+                factor_input(
                     "minimum",
-                    default=0.0,
-                    min=-20.0,
-                    max=20.0,
-                    step=0.05,
-                    tooltip="Lowest factor that an image can get. Below 0 steers away from the concept.",
+                    0.0,
+                    "Lowest factor that an image can get. Below 0 steers away from the concept.",
                 ),
-                io.Float.Input(
+                factor_input(
                     "maximum",
-                    default=1.5,
-                    min=-20.0,
-                    max=20.0,
-                    step=0.05,
-                    tooltip="Highest factor that an image can get. Apply's strength multiplies both.",
+                    1.5,
+                    "Highest factor that an image can get. Apply's strength multiplies both.",
                 ),
                 io.Int.Input(
                     "seed",
