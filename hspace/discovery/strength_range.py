@@ -10,7 +10,6 @@ anything that it would sample.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +72,7 @@ class StrengthRange:
 
     def shares(self) -> list[float]:
         """By row, the share of the images that show the concept; empty where the model is no judge of it."""
-        return self._shares(range(len(self.rows[0].evidence))) if self.tells_apart else []
+        return self._shares() if self.tells_apart else []
 
     @property
     def saturates(self) -> float | None:
@@ -81,7 +80,7 @@ class StrengthRange:
 
         None where there is no such strength, where unsteered images have it already, and where the model is no judge.
         """
-        return self._saturates(range(len(self.rows[0].evidence))) or None if self.tells_apart else None
+        return self._saturates() or None if self.tells_apart else None
 
     @property
     def interval(self) -> tuple[float | None, float | None]:
@@ -98,7 +97,7 @@ class StrengthRange:
     def verdict(self) -> str:
         """Why there is no strength at which the concept begins to be there; "" where there is one, or no judge."""
         if self.tells_apart:
-            least = self._saturates(range(len(self.rows[0].evidence)))
+            least = self._saturates()
             return "" if least else VERDICTS[least is not None]
         # Of "no weapon" the model may find the prompt without weapons the better one for any image, armed or not.
         evidence = (self.rows[0].evidence, self.reference)
@@ -125,14 +124,17 @@ class StrengthRange:
             "strength_breaks": self.breaks,
         }
 
-    def _shares(self, images: Sequence[int] | np.ndarray) -> list[float]:
-        threshold = (np.mean(self.rows[0].evidence) + np.mean(self.reference)) / 2
-        return [float((np.array(row.evidence)[list(images)] > threshold).mean()) for row in self.rows]
+    @property
+    def _threshold(self) -> float:
+        """Evidence above which an image shows the concept."""
+        return float(np.mean(self.rows[0].evidence) + np.mean(self.reference)) / 2
 
-    def _saturates(self, images: Sequence[int] | np.ndarray) -> float | None:
+    def _shares(self, images: np.ndarray | slice = slice(None)) -> list[float]:
+        return [float((np.array(row.evidence)[images] > self._threshold).mean()) for row in self.rows]
+
+    def _saturates(self, images: np.ndarray | slice = slice(None)) -> float | None:
         """The least sound strength with the concept in most of these images, 0 for unsteered ones."""
-        threshold = (np.mean(self.rows[0].evidence) + np.mean(self.reference)) / 2
-        wanted = THERE * (np.array(self.reference) > threshold).mean()
+        wanted = THERE * (np.array(self.reference) > self._threshold).mean()
         sound = zip(self.rows, self._shares(images), strict=True)
         return next((row.strength for row, share in sound if row.loss < BROKEN and share >= wanted), None)
 
