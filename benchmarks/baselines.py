@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import comfy.sample
 import comfy.samplers
 import torch
@@ -35,17 +37,18 @@ def sample_with_sld(
 class _HRecorder(comfy.samplers.CFGGuider):
     """CFG under the base prompt that also runs the concept prompt at each state, and notes the difference of h."""
 
-    def configure(self, positive, negative, concept, until: float) -> None:
+    def configure(self, positive, negative, concept, until: float, sites: Collection[int]) -> None:
         self.inner_set_conds({"positive": positive, "negative": negative, "concept": concept})
-        self.until, self.differences = until, []
+        self.until, self.differences = until, {site: [] for site in sites}
 
     def predict_noise(self, x, timestep, model_options=None, seed=None):
-        h_by_cond: dict[int, torch.Tensor] = {}
+        h_of: dict[int, dict[int, torch.Tensor]] = {site: {} for site in self.differences}
 
         def record(h, hsp, transformer_options):
-            if transformer_options["block"] == (DECODER, 0):
+            part, site = transformer_options["block"]
+            if part == DECODER and site in h_of:
                 indices = transformer_options["cond_or_uncond"]
-                h_by_cond.update(zip(indices, h.float().chunk(len(indices)), strict=True))
+                h_of[site].update(zip(indices, h.float().chunk(len(indices)), strict=True))
             return h, hsp
 
         options = clone_options(model_options or {})
@@ -53,33 +56,47 @@ class _HRecorder(comfy.samplers.CFGGuider):
         conds = [self.conds[name] for name in ("positive", "negative", "concept")]
         base, empty, _ = comfy.samplers.calc_cond_batch(self.inner_model, conds, x, timestep, options)
         if timestep.max() >= self.until:
-            self.differences.append((h_by_cond[2] - h_by_cond[0]).mean(0))
+            for site, by_cond in h_of.items():
+                self.differences[site].append((by_cond[2] - by_cond[0]).mean(0))
         return empty + CFG * (base - empty)
 
 
 @torch.inference_mode()
 def mean_difference(
-    model, clip, concept: list[str], base: list[str], name: str, images: int = 64, seed: int = 0
+    model,
+    clip,
+    concept: list[str],
+    base: list[str],
+    name: str,
+    images: int = 64,
+    seed: int = 0,
+    all_sites: bool = False,
 ) -> tuple[Vector, int]:
     """The mean over sampling states of h under the concept prompts minus h under the base prompts.
 
     States are those of unsteered sampling under the base prompts, over the same share of the schedule as discovery's.
     Nothing is optimised.
 
+    Args:
+        all_sites: one value a channel at every site, as discovery finds it by default, instead of a map of h-space.
+
     Returns:
         The vector, and the evaluations that it cost.
     """
     pairs = [i % len(base) for i in range(images)]
-    guider = _HRecorder(model)
+    bottleneck, guider = find_bottleneck(model), _HRecorder(model)
     guider.configure(
         encode(clip, [base[i] for i in pairs]),
         encode(clip, [""]),
         encode(clip, [concept[i] for i in pairs]),
         model.get_model_object("model_sampling").percent_to_sigma(LEARN_UNTIL),
+        bottleneck.sites if all_sites else [0],
     )
     _run(guider, model, [seed * images + i for i in range(images)], STEPS)
-    tensor = torch.stack(guider.differences).mean(0).clone()
-    return Vector(tensor, name, find_bottleneck(model).family), images * STEPS * 3
+    tensors = {site: torch.stack(found).mean(0).clone() for site, found in guider.differences.items()}
+    if all_sites:
+        tensors = {site: tensor.mean((1, 2), keepdim=True) for site, tensor in tensors.items()}
+    return Vector(tensors.pop(0), name, bottleneck.family, decoder=tensors), images * STEPS * 3
 
 
 def _run(guider: comfy.samplers.CFGGuider, model, seeds: list[int], steps: int) -> torch.Tensor:

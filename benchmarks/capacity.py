@@ -1,8 +1,9 @@
-"""Does a constant vector say all that it could? What it can be extended by, for the discovery benchmark."""
+"""Do constants say all that they could? What they can be extended by at every site, for the discovery benchmark."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -16,28 +17,21 @@ from hspace.discovery.streams import generator
 
 from .common import Bench, Steer, Stream, Task
 
-ENTRANCE = (DECODER, 0)
-"""`transformer_options["block"]` at the bottleneck."""
+Tensors = list[torch.Tensor]
 
 
 class Extension:
-    """Something learnt beside the constant vector.
+    """Something learnt at a site beside the constant."""
 
-    Attributes:
-        block: `transformer_options["block"]` of the output-block patch that adds it.
-    """
-
-    block = ENTRANCE
-
-    def tensors(self, shape: torch.Size) -> list[torch.Tensor]:
-        """The tensors to start from, for a vector of shape `[C, H, W]`."""
+    def tensors(self, shape: torch.Size) -> Tensors:
+        """The tensors to start from, for a constant of shape `[C, H, W]`."""
         raise NotImplementedError
 
     def rate(self, rate: float, rms: float) -> float:
-        """Its learning rate, from that of the vector and the root mean square of h."""
+        """Its learning rate, from that of the constant and the root mean square of h."""
         return rate
 
-    def __call__(self, tensors: list[torch.Tensor], h: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+    def __call__(self, tensors: Tensors, h: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
         """The addition to h `[B, C, H, W]`, or to a batch of one.
 
         Args:
@@ -47,62 +41,74 @@ class Extension:
 
 
 class NoiseLevels(Extension):
-    """A vector for each of a few places of the noise schedule, in between a mixture of the two that are nearest."""
+    """A constant for each of a few places of the noise schedule, in between a mixture of the two that are nearest."""
 
     def __init__(self, count: int):
         self.count = count
 
-    def tensors(self, shape: torch.Size) -> list[torch.Tensor]:
+    def tensors(self, shape: torch.Size) -> Tensors:
         return [torch.zeros(self.count, *shape)]
 
-    def __call__(self, tensors: list[torch.Tensor], h: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+    def __call__(self, tensors: Tensors, h: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
         knot = place.clamp(0, 1) * (self.count - 1)
         weights = (1 - (knot[:, None] - torch.arange(self.count)).abs()).clamp_min(0)
         return torch.einsum("bk,kchw->bchw", weights.to(tensors[0]), tensors[0])
 
 
+class Gains(Extension):
+    """A factor on each channel of h.
+
+    Args:
+        relative: learning rate, as a share of that of the constant over the root mean square of h.
+    """
+
+    def __init__(self, relative: float):
+        self.relative = relative
+
+    def tensors(self, shape: torch.Size) -> Tensors:
+        return [torch.zeros(shape)]
+
+    def rate(self, rate: float, rms: float) -> float:
+        return self.relative * rate / rms
+
+    def __call__(self, tensors: Tensors, h: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+        return tensors[0] * h.float()
+
+
 class LowRank(Extension):
-    """A map of h itself: what is added depends on what is there."""
+    """A map of h itself: what is added depends on what is there. `relative` as for `Gains`."""
 
-    def __init__(self, rank: int):
-        self.rank = rank
+    def __init__(self, rank: int, relative: float):
+        self.rank, self.relative = rank, relative
 
-    def tensors(self, shape: torch.Size) -> list[torch.Tensor]:
+    def tensors(self, shape: torch.Size) -> Tensors:
         down = torch.randn(self.rank, shape[0], generator=generator(0, Stream.LOW_RANK_START)) / shape[0] ** 0.5
         return [torch.zeros(shape[0], self.rank), down]
 
     def rate(self, rate: float, rms: float) -> float:
-        return 0.1 * rate / rms  # these multiply h
+        return self.relative * rate / rms
 
-    def __call__(self, tensors: list[torch.Tensor], h: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+    def __call__(self, tensors: Tensors, h: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
         up, down = tensors
         return torch.einsum("cr,rd,bdhw->bchw", up, down, h.float())
 
 
-class SecondSite(Extension):
-    """Another constant vector further on in the decoder."""
-
-    def __init__(self, block: tuple[str, int], shape: tuple[int, int, int]):
-        self.block, self.shape = block, shape
-
-    def tensors(self, shape: torch.Size) -> list[torch.Tensor]:
-        return [torch.zeros(self.shape)]
-
-    def __call__(self, tensors: list[torch.Tensor], h: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
-        return tensors[0][None]
-
-
 @dataclass
 class ExtendedModel(FrozenModel):
-    """Adds an extension to h beside the vector."""
+    """Adds an extension to h beside the constant of each site.
+
+    Args:
+        learnt: tensors of the extension, by site.
+    """
 
     extension: Extension | None = None
-    tensors: tuple[torch.Tensor, ...] = ()
+    learnt: Mapping[int, Tensors] = field(default_factory=dict)
 
     def _patch(self, h, hsp, transformer_options):
-        if transformer_options["block"] == self.extension.block:
+        part, site = transformer_options["block"]
+        if part == DECODER and site in self.learnt:
             place = places(self.sampling, transformer_options["sigmas"])
-            h = h + self.extension(self.tensors, h, place).to(h.dtype)
+            h = h + self.extension(self.learnt[site], h, place).to(h.dtype)
         return super()._patch(h, hsp, transformer_options)
 
 
@@ -112,50 +118,51 @@ def places(sampling, sigmas: torch.Tensor) -> torch.Tensor:
 
 
 def discover_extended(bench: Bench, task: Task, seed: int, *, extension: Extension) -> tuple[Steer, int]:
-    """A vector with its extension, and the evaluations that they cost."""
-    tensors: list[torch.Tensor] = []
+    """Constants with their extension, and the evaluations that they cost."""
+    learnt: dict[int, Tensors] = {}
 
     def states(run: Run, samples: list[torch.Tensor] | None) -> torch.Tensor:
-        adam = run.optimiser.adam
-        tensors.extend(t.to(run.device).requires_grad_() for t in extension.tensors(run.optimiser.tensors[0].shape))
-        adam.add_param_group({"params": tensors})
+        adam, constants = run.optimiser.adam, run.optimiser.tensors
+        for site, tensor in constants.items():
+            learnt[site] = [t.to(run.device).requires_grad_() for t in extension.tensors(tensor.shape)]
+            adam.add_param_group({"params": learnt[site]})
 
-        def set_rate(adam, args, kwargs) -> None:
-            vector, beside = adam.param_groups
-            beside["lr"] = extension.rate(vector["lr"], run.optimiser.rms[0])
+        def set_rates(adam, args, kwargs) -> None:
+            groups = adam.param_groups
+            for site, own, beside in zip(constants, groups, groups[len(constants) :], strict=False):
+                beside["lr"] = extension.rate(own["lr"], run.optimiser.rms[site])
 
-        adam.register_step_pre_hook(set_rate)
+        adam.register_step_pre_hook(set_rates)
         model = run.model
-        run.model = ExtendedModel(
-            model.model, model.prompts, model.options, model.evaluations, extension, tuple(tensors)
-        )
+        run.model = ExtendedModel(model.model, model.prompts, model.options, model.evaluations, extension, learnt)
         return loop.learn(run, samples)
 
     discovery, _ = bench.discover(task, seed=seed, recipe=replace(DISTILLED, states=states))
     scale = discovery.vector.provenance.scale or 1.0
-    learnt = [tensor.detach().clone() for tensor in tensors]
-    return partial(_steer, discovery.vector.tensor, learnt, extension, scale), discovery.evaluations
+    found = {site: [tensor.detach().clone() for tensor in tensors] for site, tensors in learnt.items()}
+    return partial(_steer, discovery.vector.tensors, found, extension, scale), discovery.evaluations
 
 
 def _steer(
-    vector: torch.Tensor, tensors: list[torch.Tensor], extension: Extension, scale: float, model, strength: float
+    constants: Mapping[int, torch.Tensor],
+    learnt: Mapping[int, Tensors],
+    extension: Extension,
+    scale: float,
+    model,
+    strength: float,
 ):
-    """A clone of `model` whose positive half gets the vector and what extends it."""
+    """A clone of `model` whose positive half gets the constants and what extends them."""
     sampling = model.get_model_object("model_sampling")
 
     def add(h, hsp, transformer_options):
-        block = transformer_options["block"]
-        if block not in (ENTRANCE, extension.block):
+        part, site = transformer_options["block"]
+        if part != DECODER or site not in constants:
             return h, hsp
         indices = transformer_options["cond_or_uncond"]
         place = places(sampling, transformer_options["sigmas"][:1])
 
         def steered(chunk: torch.Tensor) -> torch.Tensor:
-            total = torch.zeros(())
-            if block == ENTRANCE:
-                total = total + vector
-            if block == extension.block:
-                total = total + scale * extension(tensors, chunk, place)
+            total = constants[site] + scale * extension(learnt[site], chunk, place)
             return chunk + (strength * total).to(h.dtype)
 
         chunks = h.chunk(len(indices))

@@ -49,12 +49,11 @@ PAPER_PROTOCOL = {"method": "paper", "sample_count": 1000, "steps": 2500, "batch
 class Stream(IntEnum):
     """The purposes of the benchmarks' own random numbers. Those of hspace have numbers below 101."""
 
-    UNSTEERED_RUNS = 101
-    ORDER_OF_STATES = 102
     STATE_OF_RUN = 103
     SLIDER_START = 104
     LOW_RANK_START = 105
     OVERHEAD = 106
+    RANDOM_VECTOR = 107
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Discovery: quality against cost, by method, over concepts and seeds.
+"""Discovery: the default over concepts and seeds, beside its rivals and controls, and one change to it at a time.
 
 Adds cells to discovery.json for `--minutes` at most, continues where the last run stopped, and writes discovery.md and
 .png of what is there.
@@ -14,7 +14,6 @@ import time
 from functools import cache
 
 import torch
-import torch.nn.functional as F
 from matplotlib.figure import Figure
 
 from demo.captions import (
@@ -40,7 +39,6 @@ from .common import (
     attribute_task,
     cycled,
     markdown_table,
-    mean_psnr,
     mean_row,
     numbers,
     rate,
@@ -49,30 +47,15 @@ from .common import (
     result_path,
     seeds,
     store,
+    with_interval,
     write_report,
 )
-from .discovery_methods import DEFAULT, METHODS, PAPERS_LOSS, PUBLISHED, SPATIAL_MEAN
+from .discovery_methods import DEFAULT, LADDER, METHODS, PUBLISHED, RIVALS
 from .style_judge import StyleJudge
 
-STRENGTHS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
+STRENGTHS = (0.75, 1.0, 1.25, 1.5)
 BOUNDS = UNSTEERED, IN_THE_PROMPT = "unsteered", "in the prompt"
 """Without a vector: what there is to do, and what the model makes of the word itself."""
-SHOWN_BY_STRENGTH = {DEFAULT: "default", SPATIAL_MEAN: "spatial_mean on", PUBLISHED: "paper's protocol"}
-NAMED_IN_PLOT = (
-    PUBLISHED,
-    PAPERS_LOSS,
-    "+ teacher instead of noise",
-    "+ each sample relative",
-    "+ on the sampler's path",
-    DEFAULT,
-    SPATIAL_MEAN,
-    "default, 50 steps",
-    "default, 300 steps",
-    "mean difference",
-    "RespoDiff's concept module",
-    "Concept Slider (LoRA)",
-)
-SHOWN = ("concept", "profession", "psnr")
 _WOMEN = list(MOSTLY_WOMEN)
 _HARMLESS = [name for name in MOSTLY_MEN if name not in ARMED]
 _BOTH = [*LEARN_PROFESSIONS, *_WOMEN[::2]], [*TEST_PROFESSIONS, *_WOMEN[1::2]]
@@ -111,15 +94,20 @@ CONCEPTS = {
 }
 
 
+PEOPLE = [name for name in CONCEPTS if CONCEPTS[name].attribute in ("gender", "skin_tone")]
+MAIN = [*PEOPLE, NO_WEAPON.name]
+"""The concepts that the results are about; the others are measured where they are named."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this benchmark."""
     parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--images", type=int, default=64, help="images a strength")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=128, help="images a strength")
+    parser.add_argument("--seed", type=int, action="append", help="may be repeated; default: 0, 1 and 2")
     parser.add_argument(
         "--method", action="append", help="may be repeated; default: all but the paper's full protocol, the longest"
     )
-    parser.add_argument("--concept", action="append", help="may be repeated; default: all")
+    parser.add_argument("--concept", action="append", help=f"may be repeated; default: {', '.join(MAIN)}")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -127,18 +115,21 @@ def run(options: argparse.Namespace) -> None:
     began, bench = time.monotonic(), Bench()
     cells = read_json("discovery")
     done = {(cell["method"], cell["concept"], cell["seed"]) for cell in cells}
-    methods = options.method or list(METHODS)[1:]
-    for seed, concept, method in itertools.product(range(options.seeds), options.concept or CONCEPTS, methods):
+    methods = options.method or [method for method in METHODS if method != PUBLISHED]
+    concepts = options.concept or MAIN
+    for concept, bound in itertools.product(concepts, BOUNDS):
+        task = CONCEPTS[concept]
+        if (bound, concept, 0) not in done and (task.wording or bound == UNSTEERED):
+            row = measure(bench, task, None, 0.0, options.images, say_concept=bound == IN_THE_PROMPT)
+            cell = {"method": bound, "concept": concept, "seed": 0, "images": options.images, "rows": [row]}
+            cells = store("discovery", [cell], sort_key)
+    for seed, method, concept in itertools.product(options.seed or range(3), methods, concepts):
         if (method, concept, seed) in done:
             continue
         if time.monotonic() - began > 60 * options.minutes:
             break
         cells = store("discovery", [discover_and_measure(bench, method, concept, seed, options.images)], sort_key)
-    for concept, bound in itertools.product({cell["concept"] for cell in cells}, BOUNDS):
-        if (bound, concept, 0) not in done and (CONCEPTS[concept].wording or bound == UNSTEERED):
-            rows = [measure(bench, CONCEPTS[concept], None, 0.0, options.images, say_concept=bound == IN_THE_PROMPT)]
-            cells = store("discovery", [{"method": bound, "concept": concept, "seed": 0, "rows": rows}], sort_key)
-    write_report("discovery", report(cells, options.images))
+    write_report("discovery", report(cells))
     plot(cells)
 
 
@@ -151,7 +142,8 @@ def discover_and_measure(bench: Bench, method: str, concept: str, seed: int, ima
     """One cell: a discovery, and its rows at each strength."""
     task = CONCEPTS[concept]
     steering, evaluations, seconds = METHODS[method](bench, task, seed)
-    rows = [measure(bench, task, steering, strength, images) for strength in STRENGTHS]
+    strengths = METHODS[method].strengths or STRENGTHS
+    rows = [measure(bench, task, steering, strength, images) for strength in strengths]
     best = at_fidelity(rows)
     concepts, professions = ([round(100 * row[key]) for row in rows] for key in ("concept", "profession"))
     print(
@@ -163,27 +155,11 @@ def discover_and_measure(bench: Bench, method: str, concept: str, seed: int, ima
         "method": method,
         "concept": concept,
         "seed": seed,
+        "images": images,
         "evaluations": evaluations,
         "seconds": round(seconds, 1),
         "rows": rows,
     }
-
-
-@cache
-def _references(bench: Bench, concept: str, images: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Unsteered images of a concept's prompts, and the pixels that the word in the prompt changes least."""
-    task = CONCEPTS[concept]
-    contrast = task.wording or {task.attribute: 1 - task.value}
-    plain, changed = (
-        bench.sample([caption(**{**person, **words}) for person in _people(task, images)], seeds(images))
-        for words in ({}, contrast)
-    )
-    return plain, _least_changed(plain, changed)
-
-
-def _people(task: Task, images: int) -> list[dict]:
-    """Arguments of `caption` for the prompts that a task is tested on."""
-    return cycled([{"profession": p} for p in task.test_professions] or _TEST_PEOPLE, images)
 
 
 _style_judge = cache(StyleJudge)
@@ -192,18 +168,16 @@ _style_judge = cache(StyleJudge)
 def measure(
     bench: Bench, task: Task, steering, strength: float, images: int, say_concept: bool = False
 ) -> dict[str, float]:
-    """Concept rate, fidelity, and PSNR to the unsteered images of the same seeds in dB, over prompts not learnt on.
+    """Concept rate and fidelity over prompts not learnt on.
 
-    PSNR of whole images, and outside of what the concept changes: over the half of each image that differs least
-    between the prompt and the one that says the concept (or, for the lack of something, that asks for it). Fidelity is
-    the share with the profession still recognised; if the concept is a profession, the share that still has the gender
-    of its prompt.
+    Fidelity is the share with the profession still recognised; if the concept is a profession, the share that still has
+    the gender of its prompt.
 
     Args:
         steering: a concept, a `Steer`, or None.
         say_concept: the prompts say the concept.
     """
-    people, (unsteered, outside) = _people(task, images), _references(bench, task.name, images)
+    people = cycled([{"profession": p} for p in task.test_professions] or _TEST_PEOPLE, images)
     prompts = [caption(**{**person, **(task.wording if say_concept else {})}) for person in people]
     sampled = bench.sample(prompts, seeds(images), steering, strength)
     attributes = classify(bench.judge, sampled)
@@ -212,20 +186,7 @@ def measure(
         faithful = recognised(attributes, [person["profession"] for person in people])
     else:
         faithful = attributes.gender == torch.tensor([person["gender"] for person in people])
-    return {
-        "strength": strength,
-        "concept": rate(classes == task.value),
-        "profession": rate(faithful),
-        "psnr": mean_psnr(sampled, unsteered),
-        "psnr_outside": mean_psnr(sampled, unsteered, outside),
-    }
-
-
-def _least_changed(images: torch.Tensor, changed: torch.Tensor) -> torch.Tensor:
-    """Bool `[B, H, W]`: the half of each image's pixels around which two IMAGE batches differ least."""
-    difference = (images - changed).square().mean(3)[:, None]
-    around = F.avg_pool2d(difference, 9, stride=1, padding=4, count_include_pad=False)[:, 0]
-    return around <= around.flatten(1).median(1).values[:, None, None]
+    return {"strength": strength, "concept": rate(classes == task.value), "profession": rate(faithful)}
 
 
 def cells_of(cells: list[dict], method: str, concept: str) -> list[dict]:
@@ -233,88 +194,74 @@ def cells_of(cells: list[dict], method: str, concept: str) -> list[dict]:
     return [cell for cell in cells if (cell["method"], cell["concept"]) == (method, concept)]
 
 
-def summary(cells: list[dict], method: str, concept: str) -> list[float]:
-    """Concept rate at 95 % fidelity, a value a seed; NaN if no strength keeps that."""
-    return [at_fidelity(cell["rows"])["concept"] for cell in cells_of(cells, method, concept)]
-
-
-def report(cells: list[dict], images: int) -> str:
+def report(cells: list[dict]) -> str:
     """The Markdown page."""
     concepts = [c for c in CONCEPTS if any(cell["concept"] == c for cell in cells)]
-    rows = []
-    for method in METHODS:
-        own = [cell for cell in cells if cell["method"] == method]
-        if own:
-            evaluations, seconds = (statistics.median(cell[key] for cell in own) for key in ("evaluations", "seconds"))
-            values = [_cell(summary(cells, method, concept)) for concept in concepts]
-            rows.append([method, f"{evaluations:,.0f}", f"{seconds:.0f}", *values])
     return (
-        "# Discovery: quality against cost on the demo model\n\n"
-        f"Share of {images} images with the concept, in percent, at the strength (of {numbers(STRENGTHS)}) with most "
-        "of it among those at which 95 % of the professions are still recognised; professions that no vector was found "
-        'on, 20 steps, CFG 4. *None* if there is no such strength (for "firefighter" it is the gender of the prompt '
-        "that has to be kept). Mean over seeds, with the lowest and highest if there are several. Evaluations of the "
-        "U-Net count a sample each, a backward pass through the decoder as one, images included. The line above is "
-        "about the last run, which added to those before it; discovery.json has the commit of each cell.\n\n"
-        + markdown_table(["method", "evaluations", "seconds", *concepts], rows)
+        "# Discovery on the demo model\n\n"
+        "Share of images with the concept, in percent; professions that no vector was found on, prompts that name "
+        "nothing else, 20 steps, CFG 4. Evaluations of the U-Net count a sample each, a backward pass through the "
+        "decoder as one, images included. The line above is about the last run, which added to those before it; "
+        "discovery.json has the commit and the number of images of each cell.\n\n"
+        "## The default, by strength\n\n"
+        "Concept, with its 95 % interval over all images of all seeds / profession recognised. Calibrated, so strength "
+        "1 is what a user gets. *Best* is the strength with most of the concept among those at which 95 % of the "
+        "professions are recognised, over all seeds.\n\n"
         + by_strength(cells, concepts)
-        + outside(cells, concepts)
+        + "\n## Rivals and controls\n\n"
+        + NOTE
+        + by_method(cells, concepts, RIVALS)
+        + "\n## One change at a time\n\n"
+        + NOTE
+        + by_method(cells, concepts, LADDER)
     )
+
+
+NOTE = (
+    "At the strength with most of the concept among those at which 95 % of the professions are recognised, of "
+    f"{numbers(STRENGTHS)} (1, 2, 4 and 8 for the mean differences). Mean over seeds, with the lowest and highest if "
+    'there are several; *none* if there is no such strength (for "firefighter" it is the gender of the prompt that has '
+    "to be kept).\n\n"
+)
 
 
 def by_strength(cells: list[dict], concepts: list[str]) -> str:
-    """Results of the methods of `SHOWN_BY_STRENGTH` for each concept at each strength, mean over seeds."""
+    """The default's results for each concept at each strength, over all seeds."""
     rows = []
-    for concept, (method, form) in itertools.product(concepts, SHOWN_BY_STRENGTH.items()):
-        own = [cell["rows"] for cell in cells_of(cells, method, concept)]
+    for concept in concepts:
+        own = cells_of(cells, DEFAULT, concept)
         if own:
-            means = [_figures(mean_row(at_strength, SHOWN)) for at_strength in zip(*own, strict=True)]
+            pooled = [mean_row(at_strength) for at_strength in zip(*(cell["rows"] for cell in own), strict=True)]
+            images = sum(cell["images"] for cell in own)
+            best = at_fidelity(pooled)
             bounds = [cells_of(cells, bound, concept) for bound in BOUNDS]
-            without = [_figures(bound[0]["rows"][0]) if bound else "–" for bound in bounds]
-            rows.append([concept, form, str(len(own)), *without, *means])
-    return (
-        "\n## By strength\n\n"
-        "Concept / profession recognised, in percent / PSNR to the unsteered image of the same seed in dB, over the "
-        "whole image, what the concept changes included; mean over seeds.\n\n"
-        + markdown_table(["concept", "method", "seeds", *BOUNDS, *(f"strength {s:g}" for s in STRENGTHS)], rows)
-    )
+            without = [f"{100 * bound[0]['rows'][0]['concept']:.0f}" if bound else "–" for bound in bounds]
+            entries = [f"{with_interval(row['concept'], images)} / {100 * row['profession']:.0f}" for row in pooled]
+            rows.append([concept, str(len(own)), *without, *entries, f"{best['strength']:g}"])
+    return markdown_table(["concept", "seeds", *BOUNDS, *(f"strength {s:g}" for s in STRENGTHS), "best"], rows)
 
 
-def outside(cells: list[dict], concepts: list[str]) -> str:
-    """Fidelity of the rest of the image at the strength that the first table shows, if it was measured."""
+def by_method(cells: list[dict], concepts: list[str], methods: dict) -> str:
+    """A row a method, of those that were measured; the bounds first."""
     rows = []
-    for concept, method in itertools.product(concepts, METHODS):
-        best = [at_fidelity(cell["rows"]) for cell in cells_of(cells, method, concept)]
-        measured = [row for row in best if "psnr_outside" in row]
-        if measured:
-            means = mean_row(measured)
-            rows.append(
-                [
-                    concept,
-                    method,
-                    str(len(measured)),
-                    f"{means['strength']:g}",
-                    f"{100 * means['concept']:.0f} %",
-                    f"{means['psnr_outside']:.1f} dB",
-                    f"{means['psnr']:.1f} dB",
-                ]
-            )
-    return (
-        "\n## Outside of what the concept changes\n\n"
-        "At the strength of the first table: PSNR to the unsteered image of the same seed over the half of its pixels "
-        "that change least when the prompt itself says the concept (for the lack of something: asks for it), beside "
-        "that of whole images.\n\n"
-        + markdown_table(["concept", "method", "seeds", "strength", "concept shown", "PSNR outside", "PSNR"], rows)
-    )
+    for method in (*BOUNDS, *methods):
+        own = [cell for cell in cells if cell["method"] == method]
+        if own:
+            cost = ["–", "–"]
+            if method not in BOUNDS:
+                evaluations, seconds = (
+                    statistics.median(cell[key] for cell in own) for key in ("evaluations", "seconds")
+                )
+                cost = [f"{evaluations:,.0f}", f"{seconds:.0f}"]
+            best = [[at_fidelity(cell["rows"]) for cell in cells_of(own, method, concept)] for concept in concepts]
+            rows.append([method, *cost, *(_cell(own_best) for own_best in best)])
+    return markdown_table(["method", "evaluations", "seconds", *concepts], rows)
 
 
-def _figures(row: dict[str, float]) -> str:
-    return f"{100 * row['concept']:.0f} / {100 * row['profession']:.0f} / {row['psnr']:.1f}"
-
-
-def _cell(values: list[float]) -> str:
-    if not values:
+def _cell(best: list[dict[str, float]]) -> str:
+    if not best:
         return "–"
+    values = [row["concept"] for row in best]
     if any(map(math.isnan, values)):
         return "none"
     mean = f"{100 * statistics.mean(values):.0f}"
@@ -322,20 +269,16 @@ def _cell(values: list[float]) -> str:
 
 
 def plot(cells: list[dict]) -> None:
-    """Share of women at 95 % fidelity, the mean over seeds, against evaluations."""
+    """Share of women at 95 % fidelity, the mean over seeds, against evaluations, for the default and its rivals."""
     figure = Figure(figsize=(8, 5), dpi=110, layout="constrained")
     axes = figure.add_subplot()
-    points = {}
-    for method in METHODS:
-        own = cells_of(cells, method, "woman")
-        if own:
-            evaluations = statistics.median(cell["evaluations"] for cell in own)
-            points[method] = evaluations, 100 * statistics.mean(summary(cells, method, "woman"))
-    others = [point for method, point in points.items() if method not in NAMED_IN_PLOT]
-    if others:
-        axes.plot(*zip(*others, strict=True), ".", color="grey", zorder=0, label="other changes to the default")
-    for number, method in enumerate(method for method in NAMED_IN_PLOT if method in points):
-        axes.plot(*points[method], "os^vDPX*"[number % 8], label=method)
+    marks = itertools.cycle("os^vDPX*")
+    for method in RIVALS:
+        own = cells_of(cells, method, WOMAN.name)
+        shown = [at_fidelity(cell["rows"])["concept"] for cell in own]
+        evaluations = statistics.median(cell["evaluations"] for cell in own) if own else 0
+        if evaluations:
+            axes.plot(evaluations, 100 * statistics.mean(shown), next(marks), label=method)
     axes.set(
         xscale="log",
         xlabel="U-Net evaluations",
@@ -347,6 +290,6 @@ def plot(cells: list[dict]) -> None:
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.xaxis.set_minor_formatter("")
     axes.grid(alpha=0.3)
-    if points:
+    if axes.lines:
         axes.legend(fontsize=7, loc="lower left")
     figure.savefig(result_path("discovery.png"))

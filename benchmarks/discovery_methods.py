@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 
 from hspace import Vector, apply_steering
 from hspace.bottleneck import find_bottleneck
 from hspace.discovery import DISTILLED, DiscoverySettings, PromptPairs, Recipe
-from hspace.discovery.distilled import LEARN_UNTIL, learn_from_samples, roll_out, start_noise
+from hspace.discovery.distilled import roll_out
 from hspace.discovery.objective import squared_error
 from hspace.discovery.run import Run
 from hspace.discovery.samples import SAMPLING_STEPS, sample_images
-from hspace.discovery.streams import Stream
+from hspace.discovery.streams import generator
 
 from .baselines import mean_difference
-from .capacity import LowRank, NoiseLevels, SecondSite, discover_extended
-from .common import IMAGE_SIZE, PAPER_PROTOCOL, Bench, Steer, Task
-from .rivals import RIVAL_SETTINGS, average, discover_slider, keep_best, respodiff, reuse_states, second_order
+from .capacity import Gains, LowRank, NoiseLevels, discover_extended
+from .common import IMAGE_SIZE, PAPER_PROTOCOL, Bench, Steer, Stream, Task
+from .rivals import RIVAL_SETTINGS, discover_slider, respodiff
 
 LATENT_SHAPE = (4, 16, 16)
 
@@ -39,7 +38,7 @@ class Method:
         task: what is made of the task first.
         start_from: a vector to start from, and the evaluations that it cost.
         find: the vector, or another means of steering, and the evaluations that it cost, instead of all that.
-        after: what is done to the finished tensor.
+        strengths: to measure it at; None for those of the benchmark.
         steer: `steer(model, concept, strength)` instead of Apply's default.
     """
 
@@ -49,15 +48,13 @@ class Method:
     task: Callable[[Task], Task] | None = None
     start_from: Callable[[Bench, Task, int], tuple[Vector, int]] | None = None
     find: Callable[[Bench, Task, int], tuple[Vector | Steer, int]] | None = None
-    after: Callable[[torch.Tensor], torch.Tensor] | None = None
+    strengths: tuple[float, ...] | None = None
     steer: Callable | None = None
 
     def __call__(self, bench: Bench, task: Task, seed: int) -> tuple[Vector | Steer, int, float]:
         """A vector or another means of steering, U-Net evaluations (images included), and seconds."""
         began = time.perf_counter()
         result, evaluations = (self.find or self._discover)(bench, task, seed)
-        if self.after:
-            result = replace(result, tensor=self.after(result.tensor))
         if self.steer:
             result = partial(self.steer, concept=result)
         return result, evaluations, time.perf_counter() - began
@@ -94,11 +91,6 @@ def min_snr(predicted: torch.Tensor, target: torch.Tensor, base: torch.Tensor, s
     return squared_error(predicted, target, base, scale) * snr.clamp(max=5) / snr
 
 
-def anywhere(u: torch.Tensor) -> torch.Tensor:
-    """Places in the noise schedule from uniform numbers `[B]`, each on its own."""
-    return LEARN_UNTIL * u
-
-
 def without_decay(setting: float, done: float, rms: float) -> float:
     """A learning rate relative to the RMS of h."""
     return setting * rms
@@ -113,17 +105,6 @@ def rolled_out(**options) -> Callable[[Run, list[torch.Tensor] | None], torch.Te
     return states
 
 
-def antithetic(run: Run) -> torch.Tensor:
-    """Noise for a roll-out, each in a batch with its negative."""
-    half = start_noise(replace(run, shape=(run.shape[0] // 2, *run.shape[1:])))
-    return torch.cat([half, -half])
-
-
-def one_noise(run: Run) -> torch.Tensor:
-    """Noise for a roll-out, the same for all."""
-    return torch.randn(run.shape, generator=run.random(Stream.ROLL_OUT_START, 0))
-
-
 def with_pairs_that_want_no_change(task: Task) -> Task:
     """Beside each pair one whose base prompt says the concept already.
 
@@ -132,33 +113,64 @@ def with_pairs_that_want_no_change(task: Task) -> Task:
     return replace(task, concept=2 * task.concept, base=task.base + task.concept)
 
 
-def first_pair_only(task: Task) -> Task:
-    """The task with its first pair."""
-    return replace(task, concept=task.concept[:1], base=task.base[:1])
+def first_pairs(task: Task, count: int) -> Task:
+    """The task with its first pairs."""
+    return replace(task, concept=task.concept[:count], base=task.base[:count], avoid=task.avoid and task.avoid[:count])
 
 
-def difference_of_means(bench: Bench, task: Task, seed: int, images: int = 64) -> tuple[Vector, int]:
-    """The mean difference of h, and what it cost; away from what the concept must lack, if that is what says it."""
+def sides_shuffled(task: Task) -> Task:
+    """A control: every second pair has its sides exchanged, so that on the whole nothing is asked for."""
+    sides = [pair if i % 2 else pair[::-1] for i, pair in enumerate(zip(task.concept, task.base, strict=True))]
+    concept, base = (list(side) for side in zip(*sides, strict=True))
+    return replace(task, concept=concept, base=base, avoid=None)
+
+
+def difference_of_means(bench: Bench, task: Task, seed: int, **options) -> tuple[Vector, int]:
+    """The mean difference of h, and what it cost."""
     model, clip, _ = bench.parts
-    vector, evaluations = mean_difference(model, clip, task.avoid or task.concept, task.base, task.name, images, seed)
-    return (replace(vector, tensor=-vector.tensor) if task.avoid else vector), evaluations
+    return mean_difference(model, clip, task.concept, task.base, task.name, seed=seed, **options)
 
 
-def no_map(bench: Bench, task: Task, seed: int) -> tuple[Vector, int]:
-    """Zeros, one a channel."""
+def by_default(bench: Bench, task: Task, seed: int) -> tuple[Vector, int]:
+    """The default's vector, and what it cost."""
+    key = bench, task.name, seed
+    if key not in _found:
+        discovery, _ = bench.discover(task, seed=seed)
+        _found[key] = discovery.vector, discovery.evaluations
+    return _found[key]
+
+
+_found: dict[tuple[Bench, str, int], tuple[Vector, int]] = {}
+
+
+def at_random(bench: Bench, task: Task, seed: int) -> tuple[Vector, int]:
+    """A control: random directions, each as long as the default's vector is at that site."""
+    vector, _ = by_default(bench, task, seed)
+    random = generator(seed, Stream.RANDOM_VECTOR)
+
+    def alike(tensor: torch.Tensor) -> torch.Tensor:
+        drawn = torch.randn(tensor.shape, generator=random)
+        return drawn * tensor.norm() / drawn.norm()
+
+    tensors = {site: alike(tensor) for site, tensor in vector.tensors.items()}
+    return replace(vector, tensor=tensors.pop(0), decoder=tensors), 0
+
+
+def without(bench: Bench, task: Task, seed: int, *, sites: Collection[int]) -> tuple[Vector, int]:
+    """The default's vector without some of its sites, which nothing was learnt anew for."""
+    vector, evaluations = by_default(bench, task, seed)
+    decoder = {site: tensor for site, tensor in vector.decoder.items() if site not in sites}
+    return replace(vector, tensor=vector.tensor * (0 not in sites), decoder=decoder), evaluations
+
+
+def zeros(bench: Bench, task: Task, seed: int, *, maps: Collection[int]) -> tuple[Vector, int]:
+    """Zeros to start from: maps at some sites, one value a channel at the others."""
     bottleneck = find_bottleneck(bench.parts[0])
-    return Vector(torch.zeros(bottleneck.channels, 1, 1), task.name, bottleneck.family), 0
-
-
-def low_frequencies(tensor: torch.Tensor) -> torch.Tensor:
-    """A map of 2 by 2, made as large as the tensor's."""
-    pooled = F.adaptive_avg_pool2d(tensor[None], 2)
-    return F.interpolate(pooled, size=tensor.shape[1:], mode="bilinear", align_corners=False)[0]
-
-
-def mean_of_map(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor with each channel's mean everywhere."""
-    return tensor.mean((1, 2), keepdim=True).expand_as(tensor).contiguous()
+    tensors = {
+        site: torch.zeros(channels, *(bottleneck.map_size(*LATENT_SHAPE[1:], site) if site in maps else (1, 1)))
+        for site, (channels, _) in enumerate(bottleneck.decoder)
+    }
+    return Vector(tensors.pop(0), task.name, bottleneck.family, decoder=tensors), 0
 
 
 def steer_both_halves(model, concept: Vector, strength: float):
@@ -169,58 +181,57 @@ def steer_both_halves(model, concept: Vector, strength: float):
 _NOT_CALIBRATED = {"calibrate": False}
 _NOISED = {"sample_count": 62, "steps": 104, "calibrate": False}
 """2,480 evaluations for images, 3,328 for learning."""
+_FAR = (1.0, 2.0, 4.0, 8.0)
+"""Strengths of vectors that nothing was scaled for."""
 
 PUBLISHED = "paper, as published"
 PAPERS_LOSS = "paper's loss"
-DEFAULT = "+ calibrated (default)"
-SPATIAL_MEAN = "default, spatial_mean on"
-METHODS = {
+DEFAULT = "default"
+SHORT = "default, 50 steps"
+RANDOM, SHUFFLED = "control: random vector", "control: sides shuffled"
+RIVALS = {
+    DEFAULT: Method(find=by_default),
+    SHORT: Method({"steps": 50, "sample_count": 24}),
+    "bottleneck only": Method({"sites": "bottleneck"}),
     PUBLISHED: Method(PAPER_PROTOCOL),
     PAPERS_LOSS: Method({"method": "paper", "sample_count": 62, "steps": 156}),
-    "+ teacher instead of noise": Method(_NOISED, replace(DISTILLED, error=squared_error), sampled_under=("concept",)),
-    "+ each sample relative": Method(_NOISED, sampled_under=("concept",)),
-    "relative, t not stratified": Method(
-        _NOISED, replace(DISTILLED, states=partial(learn_from_samples, places=anywhere)), sampled_under=("concept",)
+    "mean difference of h": Method(find=difference_of_means, strengths=_FAR),
+    "mean difference at all sites": Method(find=partial(difference_of_means, all_sites=True), strengths=_FAR),
+    "RespoDiff's concept module": Method(
+        {**RIVAL_SETTINGS, "sites": "bottleneck"}, replace(DISTILLED, error=squared_error, states=respodiff)
     ),
-    "relative, images of the base prompts": Method(_NOISED, sampled_under=("base",)),
-    "relative, images of both": Method({**_NOISED, "sample_count": 64}, sampled_under=("concept", "base")),
-    "+ on the sampler's path": Method(_NOT_CALIBRATED),
-    DEFAULT: Method(),
+    "Concept Slider (LoRA)": Method(find=discover_slider),
+    RANDOM: Method(find=at_random),
+    SHUFFLED: Method(_NOT_CALIBRATED, task=sides_shuffled),
+}
+"""The default, what people would take instead of it, and controls that must do nothing."""
+LADDER = {
+    "teacher, each image's error": Method(_NOISED, replace(DISTILLED, error=squared_error), sampled_under=("concept",)),
+    "teacher, relative error": Method(_NOISED, sampled_under=("concept",)),
+    "on the sampler's path": Method(_NOT_CALIBRATED),
     "default, guidance 1": Method({"guidance": 1.0}),
     "default, guidance 2": Method({"guidance": 2.0}),
     "default, guidance 5": Method({"guidance": 5.0}),
     "default, rate 0.05": Method({"learning_rate": 0.05}),
     "default, rate 0.2": Method({"learning_rate": 0.2}),
     "default, batch 4": Method({"batch_size": 4, "steps": 250}),
-    "default, 50 steps": Method({"steps": 50, "sample_count": 24}),
     "default, 300 steps": Method({"steps": 300, "sample_count": 128}),
     "default, the noisier 70 % only": Method(recipe=replace(DISTILLED, states=rolled_out(until=0.7))),
     "default, paths without guidance": Method(recipe=replace(DISTILLED, states=rolled_out(cfg=1.0))),
     "default, weighted by min-SNR": Method(recipe=replace(DISTILLED, error=min_snr)),
     "default, no decay": Method(recipe=replace(DISTILLED, learning_rate=without_decay)),
-    "default, no decay, averaged": Method(recipe=replace(DISTILLED, learning_rate=without_decay, states=average)),
-    "default, noise and its negative": Method(recipe=replace(DISTILLED, states=rolled_out(noise=antithetic))),
-    "default, one noise for all runs": Method(recipe=replace(DISTILLED, states=rolled_out(noise=one_noise))),
-    "default, best of a fixed set": Method({"steps": 105}, replace(DISTILLED, states=keep_best)),
+    "default, one pair": Method(task=partial(first_pairs, count=1)),
+    "default, four pairs": Method(task=partial(first_pairs, count=4)),
     "default, pairs that want no change": Method(task=with_pairs_that_want_no_change),
-    "default, states kept and reused": Method({"steps": 229}, replace(DISTILLED, states=reuse_states)),
-    "default, from mean difference": Method(start_from=partial(difference_of_means, images=8)),
-    "default, one pair": Method(task=first_pair_only),
-    "L-BFGS on a fixed set": Method(_NOT_CALIBRATED, replace(DISTILLED, states=second_order)),
-    "default, steering 70 % of sampling": Method(steer=partial(apply_steering, end_percent=0.7)),
-    "default, other half steered back": Method(steer=steer_both_halves),
+    "default, other half steered back": Method(find=by_default, steer=steer_both_halves),
+    "default, a map in the bottleneck": Method(start_from=partial(zeros, maps=[0])),
+    "default, maps at all sites": Method(start_from=partial(zeros, maps=range(6))),
     "default, and by noise level": Method(find=partial(discover_extended, extension=NoiseLevels(3))),
-    "default, and a map of rank 8": Method(find=partial(discover_extended, extension=LowRank(8))),
-    "default, and a second site": Method(
-        find=partial(discover_extended, extension=SecondSite(("output", 3), (192, 8, 8)))
-    ),
-    SPATIAL_MEAN: Method({"spatial_mean": True}),
-    "default, averaged when finished": Method(after=mean_of_map),
-    "default, low frequencies only": Method(after=low_frequencies),
-    "default, learnt without a map": Method(start_from=no_map),
-    "mean difference": Method(find=difference_of_means),
-    "RespoDiff's concept module": Method(RIVAL_SETTINGS, replace(DISTILLED, error=squared_error, states=respodiff)),
-    "Concept Slider (LoRA)": Method(find=discover_slider),
+    "default, and gains": Method(find=partial(discover_extended, extension=Gains(0.1))),
+    "default, and a map of rank 4": Method(find=partial(discover_extended, extension=LowRank(4, 0.01))),
+    **{f"default without site {site}": Method(find=partial(without, sites=[site])) for site in range(6)},
 }
-"""Each method with what it changes. "+" is one change to the method above it. All cost 5,000 to 6,000 evaluations, but
-for the paper's, the last three, and those that say otherwise."""
+"""One change each."""
+METHODS = RIVALS | LADDER
+"""All cost about 5,000 evaluations but for the mean differences, the published protocol, RespoDiff, the slider, and
+those that say otherwise."""
