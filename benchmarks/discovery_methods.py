@@ -225,6 +225,7 @@ LADDER = {
     "default, pairs that want no change": Method(task=with_pairs_that_want_no_change),
     "default, other half steered back": Method(find=by_default, steer=steer_both_halves),
     "default, a map in the bottleneck": Method(start_from=partial(zeros, maps=[0])),
+    "default, a map there at first": Method({"spatial_mean": True}, start_from=partial(zeros, maps=[0])),
     "default, maps at all sites": Method(start_from=partial(zeros, maps=range(6))),
     "default, and by noise level": Method(find=partial(discover_extended, extension=NoiseLevels(3))),
     "default, and gains": Method(find=partial(discover_extended, extension=Gains(0.1))),
