@@ -1,8 +1,8 @@
 """The cost of steering per sampling step, in time and memory.
 
-A full-width SD 1.5 U-Net with random weights, and the demo model with a batch: unsteered, steered by one vector and by
-six in turn, in bfloat16. Writes steering_overhead.md. Peak memory is that of torch's allocator, on CUDA or on the CPU,
-in steps of their own that are not timed.
+A full-width SD 1.5 U-Net with random weights, and the demo model with a batch: unsteered, steered by a vector of all
+sites, by six of them, and by a map in the bottleneck, in turn, in bfloat16. Writes steering_overhead.md. Peak memory is
+that of torch's allocator, on CUDA or on the CPU, in steps of their own that are not timed.
 """
 
 from __future__ import annotations
@@ -104,12 +104,18 @@ def sd15() -> comfy.model_patcher.ModelPatcher:
 
 
 def measure(name: str, model, size: int, batch: int, repeats: int, steps: int = 1) -> list[list[str]]:
-    """Rows of the table for one model, image size and batch: one vector, and a sum of six."""
-    bottleneck = find_bottleneck(model)
-    shape = (bottleneck.channels, *bottleneck.map_size(size // 8, size // 8))
-    tensors = torch.randn(6, *shape, generator=generator(0, Stream.OVERHEAD))
-    vectors = [Vector(tensor, str(number), bottleneck.family) for number, tensor in enumerate(tensors)]
-    concepts = {"1 vector": vectors[0], "6 vectors": Sum(tuple((1.0, vector) for vector in vectors))}
+    """Rows of the table for one model, image size and batch: a vector of all sites, six of them, and a map of h."""
+    bottleneck, random = find_bottleneck(model), generator(0, Stream.OVERHEAD)
+    family, map_size = bottleneck.family, bottleneck.map_size(size // 8, size // 8)
+    vectors = []
+    for number in range(6):
+        tensors = {site: torch.randn(c, 1, 1, generator=random) for site, (c, _) in enumerate(bottleneck.decoder)}
+        vectors.append(Vector(tensors.pop(0), str(number), family, decoder=tensors))
+    concepts = {
+        "1 vector, all sites": vectors[0],
+        "6 vectors, all sites": Sum(tuple((1.0, vector) for vector in vectors)),
+        "1 map in the bottleneck": Vector(torch.randn(bottleneck.channels, *map_size, generator=random), "map", family),
+    }
     guiders = [TimedGuider(model), *(TimedGuider(apply_steering(model, c, 1.0)) for c in concepts.values())]
     orders = itertools.cycle(itertools.permutations(guiders))
     for order in itertools.islice(orders, repeats + 1):
