@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from ..comfy_compat import clip_text_towers, projected_texts, text_projection, vision_projection
+from ..concepts import evened_weights
 
 LOGIT_SCALE = 100.0
 """CLIP's trained scale: probabilities are the softmax of 100 x cosine."""
@@ -40,6 +41,7 @@ class Balance:
         labels: n texts.
         cosines: float32 `[B, n]`, similarity of each image to each label in [-1, 1]; not finite where an image could
             not be encoded.
+        weights: of the choice that the images were made with, one a label; empty for equal ones.
 
     Raises:
         ValueError: not one image could be judged.
@@ -47,6 +49,7 @@ class Balance:
 
     labels: tuple[str, ...]
     cosines: torch.Tensor
+    weights: tuple[int, ...] = ()
 
     def __post_init__(self):
         if not sum(self.counts):
@@ -80,6 +83,11 @@ class Balance:
         return deviation_ratio(self.counts)
 
     @property
+    def evened(self) -> tuple[int, ...]:
+        """Weights of the same choice that would bring the labels nearer to even (`evened_weights`)."""
+        return evened_weights(self.weights or (1,) * len(self.labels), self.counts)
+
+    @property
     def warning(self) -> str:
         """Empty, or why the figures are not to be trusted."""
         judged = torch.tensor([verdict is not None for verdict in self.verdicts])
@@ -102,6 +110,8 @@ class Balance:
         lines.append(f"deviation: {self.deviation:.2f} (0: all labels alike, 1: one label only)")
         chance = chance_deviation(len(self.labels), judged)
         lines.append(f"chance: an even model stays at or below {chance:.2f} in 95 of 100 batches of {judged}")
+        weights = ", ".join(map(str, self.evened))
+        lines.append(f"weights for a choice between these, in this order, that come nearer to even: {weights}")
         if judged < len(self.cosines):
             lines.append(f"not judged, and counted nowhere: {self._unjudged()}")
         lines += ["", *(self._line(index) for index in range(min(LISTED, len(self.cosines))))]
@@ -160,7 +170,9 @@ def parse_labels(text: str) -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def measure_balance(images: torch.Tensor, clip, clip_vision, labels: tuple[str, ...]) -> Balance:
+def measure_balance(
+    images: torch.Tensor, clip, clip_vision, labels: tuple[str, ...], weights: tuple[int, ...] = ()
+) -> Balance:
     """Judge images with the CLIP towers of ComfyUI's objects.
 
     Args:
@@ -168,6 +180,7 @@ def measure_balance(images: torch.Tensor, clip, clip_vision, labels: tuple[str, 
         clip: ComfyUI's CLIP, with the text encoder of a CLIP in it.
         clip_vision: ComfyUI's ClipVisionModel.
         labels: two or more distinct texts.
+        weights: as in `Balance`.
 
     Raises:
         ValueError: towers that are not of one CLIP or lack their projection, labels too long for CLIP, or no image
@@ -180,7 +193,7 @@ def measure_balance(images: torch.Tensor, clip, clip_vision, labels: tuple[str, 
         embeds = clip_vision.encode_image(chunk)["image_embeds"].float().cpu()
         cosines.append(F.normalize(embeds, dim=-1) @ texts.T)
         progress.update(len(chunk))
-    return Balance(labels, torch.cat(cosines))
+    return Balance(labels, torch.cat(cosines), weights)
 
 
 def encode_labels(clip, labels: tuple[str, ...], width: int) -> torch.Tensor:
