@@ -6,6 +6,7 @@ import html
 import logging
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import comfy.utils
@@ -17,8 +18,40 @@ from ..hspace.comfy_compat import previewer_for
 from ..hspace.concepts import Vector
 from ..hspace.discovery import Observer, Progress
 from ..hspace.files import PartialFile
+from ..hspace.steering import check_window
 
 LONGEST_TEXT, LONGEST_LINE = 400, 200
+_refused: set[str] = set()
+
+
+def validated(cls, check: Callable[[], object]) -> bool | str:
+    """What `validate_inputs` of a node returns: True, or the message of the ValueError that `check` raises.
+
+    Where other nodes of the workflow can run, editors before 1.49 start these and say nothing of the one that is
+    refused, so the node shows the message too, until it is queued and not refused.
+
+    Args:
+        cls: the node; its hidden `unique_id` says where to show it.
+        check: raises ValueError where an input must be refused.
+    """
+    node_id = cls.hidden.unique_id if cls.hidden else None
+    try:
+        check()
+    except ValueError as error:
+        if node_id is not None:
+            _refused.add(node_id)
+        show_on_node(str(error), node_id)
+        return str(error)
+    if node_id in _refused:
+        _refused.discard(node_id)
+        _show(" ", node_id)  # editors ignore an empty text
+    return True
+
+
+def check_known_window(start_percent: float | None, end_percent: float | None) -> None:
+    """`check_window` when a prompt is queued; None stands for what another node will say."""
+    if start_percent is not None and end_percent is not None:
+        check_window(start_percent, end_percent)
 
 
 def show_on_node(text: str, node_id: str | None) -> None:

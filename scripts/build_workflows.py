@@ -25,8 +25,8 @@ def start_here(flow: Workflow) -> None:
     flow.at(1)
     concept = load_vector(flow, "woman")
     flow.note(
-        "### 2. A concept\nAnother **concept_name** steers towards something else. When it has run, the node shows what "
-        "the vector is.",
+        "### 2. A concept\nAnother **concept_name** steers towards something else. When it has run, the node shows "
+        "what the vector is.",
         height=120,
     )
     flow.group("2. A concept", first)
@@ -36,9 +36,9 @@ def start_here(flow: Workflow) -> None:
     (latent,) = flow.add("EmptyLatentImage", None, (320, 130), width=128, height=128, batch_size=4)
     steered, _ = flow.add("HSpaceApplySteering", None, (320, 230), model=model, concept=concept, strength=STRENGTH)
     flow.note(
-        "### 3. Start here\nPress **Run**: the same seeds, plain and steered. Change the prompt, the **strength** (below "
-        "0 steers away) or the concept, and run again. Newer editors show just these as an app: **Enter app mode** in "
-        "the workflow's menu.\n\nTo find a concept of your own, on your own checkpoint, open the template "
+        "### 3. Start here\nPress **Run**: the same seeds, plain and steered. Change the prompt, the **strength** "
+        "(below 0 steers away) or the concept, and run again. Newer editors show just these as an app: **Enter app "
+        "mode** in the workflow's menu.\n\nTo find a concept of your own, on your own checkpoint, open the template "
         "**discover_and_steer**.",
         320,
         250,
@@ -46,7 +46,7 @@ def start_here(flow: Workflow) -> None:
     columns = (("Unsteered", "start_unsteered", model), ("Steered", "start_steered", steered))
     savers = _sample(flow, 3, vae, columns, positive=positive, negative=negative, latent_image=latent)
     flow.group("3. Draw, plain and steered", first)
-    flow.as_app([(concept, "concept_name"), (steered, "strength"), (positive, "text")], savers)
+    flow.as_app([(concept, "concept_name"), (steered, "strength"), (positive, "text")], savers, {"text": "prompt"})
 
 
 def discover_and_steer(flow: Workflow) -> None:
@@ -111,7 +111,7 @@ def discover_and_steer(flow: Workflow) -> None:
     flow.at(4.15)
     (prompt,) = flow.add("CLIPTextEncode", "a prompt it has not seen", (320, 96), clip=clip, text="a judge")
     (negative,) = flow.add("CLIPTextEncode", "negative", (320, 96), clip=clip, text="")
-    (latent,) = flow.add("EmptyLatentImage", None, (320, 130), width=128, height=128, batch_size=16)
+    (latent,) = flow.add("EmptyLatentImage", None, (320, 130), width=128, height=128, batch_size=8)
     steered, _ = flow.add("HSpaceApplySteering", None, (320, 230), model=model, concept=vector, strength=STRENGTH)
     flow.note(
         "### 4. Steer\nThe same seeds twice: plain, and with the vector added. Raise **strength** for more of the "
