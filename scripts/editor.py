@@ -42,7 +42,7 @@ class Editor:
             {"Content-Type": "application/json"},
         )
         urllib.request.urlopen(request).read()
-        self.page.goto(self.server.url)
+        self.page.goto(self.server.url, timeout=60_000)
         self.page.wait_for_function("window.app?.graph && window.app.vueAppReady", timeout=60_000)
         banner = self.page.get_by_text(re.compile("^Introducing Nodes 2.0"))
         if banner.count():
