@@ -20,6 +20,7 @@ PACK = "h-space-steering"
 SIZE = {"width": 1600, "height": 1000}
 SETTINGS = {
     "Comfy.TutorialCompleted": True,  # no template browser over the first page
+    "Comfy.OnboardingCoachmarks.Seen": ["appMode", "firstRun"],  # nor tours
     "Comfy.Minimap.Visible": False,
     "Comfy.Workflow.WarnBlueprintOverwrite": False,
     "LiteGraph.Canvas.MinFontSizeForLOD": 0,  # titles and widgets readable at every zoom

@@ -96,6 +96,27 @@ def assert_tidy(graph):
         assert len(notes) == 1, f"group '{group['title']}' has {len(notes)} notes"
 
 
+def test_the_start_is_an_app_where_the_editor_knows_apps(editor):
+    editor.open_template("1_start_here")
+    shown = editor.page.evaluate("""() => app.graph.extra.linearData.inputs.map(([id, name]) => {
+        const widget = app.graph.getNodeById(id).widgets.find(widget => widget.name === name);
+        return widget.label ?? widget.name;
+    })""")
+    assert shown == ["concept_name", "strength", "prompt"]
+    toggle = "() => app.extensionManager.command.commands.some(command => command.id === 'Comfy.ToggleLinear')"
+    if not editor.page.evaluate(toggle):
+        return
+    editor.command("Comfy.ToggleLinear")
+    editor.page.get_by_test_id("builder-widget-label").nth(2).wait_for()
+    assert editor.page.get_by_test_id("builder-widget-label").all_inner_texts() == shown
+    editor.page.get_by_test_id("linear-run-button").get_by_role("button", name="Run").click()
+    editor.page.wait_for_function(
+        "() => document.querySelectorAll('[data-testid=linear-center-panel] img').length > 0", timeout=120_000
+    )
+    editor.command("Comfy.ToggleLinear")
+    editor.wait_for_images()
+
+
 def look(image) -> np.ndarray:
     return np.array(image["pixels"], dtype=float).reshape(image["height"], image["width"], 4)[..., :3]
 
