@@ -33,7 +33,7 @@ def start_here(flow: Workflow) -> None:
     first = len(flow.nodes)
     flow.at(2)
     positive, negative = _prompts(flow, clip, "a judge")
-    (latent,) = flow.add("EmptyLatentImage", None, (320, 130), width=128, height=128, batch_size=4)
+    (latent,) = flow.add("EmptyLatentImage", None, (320, 130), width=128, height=128, batch_size=8)
     steered, _ = flow.add("HSpaceApplySteering", None, (320, 230), model=model, concept=concept, strength=STRENGTH)
     flow.note(
         "### 3. Start here\nPress **Run**: the same seeds, plain and steered. Change the prompt, the **strength** "
