@@ -48,7 +48,7 @@ def refusals_shown(node_id: str | None) -> Iterator[None]:
     Editors do not: before 1.49 they say nothing of a node that is refused while others can run, and since then they
     say that something was wrong, and what it was only on request or not at all.
     """
-    if node_id in _refused:
+    if node_id is not None and node_id in _refused:
         _refused.discard(node_id)
         _show(" ", node_id)  # editors ignore an empty text
     try:

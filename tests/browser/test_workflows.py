@@ -23,27 +23,24 @@ UNTIL_IDLE = """async () => {
     }
     return false;
 }"""
-THUMBNAILS = """async () => Promise.all(
-    [...document.querySelectorAll('[data-testid^=template-workflow-] img')].map(async image => {
-        await image.decode();
-        const canvas = new OffscreenCanvas(8, 8), context = canvas.getContext('2d');
-        context.imageSmoothingQuality = 'high';
-        context.drawImage(image, 0, 0, 8, 8);
-        return Array.from(context.getImageData(0, 0, 8, 8).data);
-    }))"""
+THUMBNAIL = """async card => {
+    const image = card.querySelector('img');
+    await image.decode();
+    const canvas = new OffscreenCanvas(8, 8), context = canvas.getContext('2d');
+    context.imageSmoothingQuality = 'high';
+    context.drawImage(image, 0, 0, 8, 8);
+    return Array.from(context.getImageData(0, 0, 8, 8).data);
+}"""
 
 
 def test_template_browser_shows_every_workflow_with_its_own_thumbnail(editor):
     cards = editor.browse_templates()
     assert sorted(card.get_attribute("data-testid").removeprefix("template-workflow-") for card in cards.all()) == NAMES
     for card in cards.all():
-        card.scroll_into_view_if_needed()  # pictures are loaded once they are seen
-    editor.page.wait_for_function(
-        "count => document.querySelectorAll('[data-testid^=template-workflow-] img').length === count", arg=len(NAMES)
-    )
-    seen = [np.array(pixels) for pixels in editor.page.evaluate(THUMBNAILS)]
-    for card, pixels in zip(cards.all(), seen, strict=True):
         name = card.get_attribute("data-testid").removeprefix("template-workflow-")
+        card.scroll_into_view_if_needed()  # only pictures that are in view are kept
+        card.locator("img").wait_for()
+        pixels = np.array(card.evaluate(THUMBNAIL))
         with Image.open(ROOT / "workflows" / f"{name}.jpg") as picture:
             wanted = np.asarray(picture.convert("RGBA").resize((8, 8), Image.Resampling.BOX)).ravel()
         assert np.abs(pixels - wanted.astype(float)).mean() < 12, f"{name} shows another picture"
