@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from functools import partial
 
 from comfy_api.latest import io
 
@@ -43,7 +42,9 @@ def _fingerprint(name: str | None, suffix: str) -> tuple:
     return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats)
 
 
-def _check_file(cls, name: str | None, input_name: str, suffix: str, what_it_is: Callable[[], tuple[str, str]]) -> None:
+def _check_file(
+    cls, name: str | None, input_name: str, suffix: str, what_it_is: Callable[[str], tuple[str, str]]
+) -> None:
     """Raise ValueError where the file is not there, or goes to a model of another family as far as the graph shows.
 
     ComfyUI checks combo values no further.
@@ -51,7 +52,7 @@ def _check_file(cls, name: str | None, input_name: str, suffix: str, what_it_is:
     Args:
         cls: the node.
         name: of the file; None where another node gives it.
-        what_it_is: how to call the vector, and its family.
+        what_it_is: how to call the vector of a file, and its family.
     """
     if name is None:
         return
@@ -59,7 +60,7 @@ def _check_file(cls, name: str | None, input_name: str, suffix: str, what_it_is:
     if cls.hidden is None:
         return
     try:
-        vector, family = what_it_is()
+        vector, family = what_it_is(name)
     except ValueError:  # said when the node runs
         return
     if text := other_family(cls.hidden.unique_id, f"{input_name}: {quoted(vector)}", family):
@@ -69,6 +70,10 @@ def _check_file(cls, name: str | None, input_name: str, suffix: str, what_it_is:
 def _name_and_family(name: str) -> tuple[str, str]:
     vector = load_concept(find_vector(name, "concept_name", LOADED))
     return vector.name, vector.family
+
+
+def _file_and_family(name: str) -> tuple[str, str]:
+    return name, PAPER_FAMILY
 
 
 class SaveConcept(SearchableNode):
@@ -155,8 +160,7 @@ class LoadConcept(SearchableNode):
 
     @classmethod
     def validate_inputs(cls, concept_name=None):
-        what_it_is = partial(_name_and_family, concept_name)
-        return validated(cls, lambda: _check_file(cls, concept_name, "concept_name", LOADED, what_it_is))
+        return validated(cls, lambda: _check_file(cls, concept_name, "concept_name", LOADED, _name_and_family))
 
     @classmethod
     def fingerprint_inputs(cls, concept_name=None):
@@ -200,7 +204,7 @@ class ImportConcept(SearchableNode):
 
     @classmethod
     def validate_inputs(cls, file=None):
-        return validated(cls, lambda: _check_file(cls, file, "file", IMPORTED, lambda: (file, PAPER_FAMILY)))
+        return validated(cls, lambda: _check_file(cls, file, "file", IMPORTED, _file_and_family))
 
     @classmethod
     def fingerprint_inputs(cls, file=None, concept_name=None):
