@@ -75,8 +75,8 @@ def unet_structure(model) -> UnetStructure:
     unet = unet_of(model)
     if not isinstance(unet, UNetModel):
         raise ValueError(
-            f"model: {type(model.model).__name__} ({type(unet).__name__}) has no U-Net bottleneck, so there is no "
-            "h-space to steer. Supported are SD 1.x, 2.x, SDXL, SSD-1B, Segmind Vega, KOALA, SVD and their fine-tunes."
+            f"model: {type(model.model).__name__} ({type(unet).__name__}) has no U-Net bottleneck to steer. "
+            "Supported are SD 1.x, 2.x, SDXL, SSD-1B, Segmind Vega, KOALA, SVD and fine-tunes: load one of those."
         )
     config = model.model.model_config.unet_config
     return UnetStructure(

@@ -9,6 +9,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..hspace.concepts import check_finite
+from .editor import refusals_shown, running_node
 
 CATEGORY = "h-space"
 ConceptVector = io.Custom("CONCEPT_VECTOR")
@@ -56,7 +57,7 @@ class SearchableNode(io.ComfyNode):
 
 
 def _with_finite_inputs(execute: Callable) -> Callable:
-    """`execute` of a node, after a check of its inputs."""
+    """`execute` of a node, after a check of its inputs; the node shows what is refused."""
 
     names = list(signature(execute).parameters)[1:]
     numbers: list[str] | None = None  # known with the first run: schemas list the files in folders
@@ -67,9 +68,10 @@ def _with_finite_inputs(execute: Callable) -> Callable:
         if numbers is None:
             numbers = [item.id for item in cls.define_schema().inputs if item.io_type in NUMBERS]
         inputs |= dict(zip(names, values, strict=False))
-        for name in numbers:
-            if name in inputs:
-                check_finite(name, inputs[name])
-        return execute(cls, **inputs)
+        with refusals_shown(running_node()):
+            for name in numbers:
+                if name in inputs:
+                    check_finite(name, inputs[name])
+            return execute(cls, **inputs)
 
     return checked

@@ -10,6 +10,7 @@ from ..hspace.concepts import Vector, quoted
 from ..hspace.files import find_vector, list_vectors, load_concept
 from ..hspace.viewing import concept_card, find_neighbours
 from .base import CATEGORY, ConceptVector, SearchableNode
+from .editor import validated
 
 SUFFIX = ".safetensors"
 LONGEST_PATTERN, MOST_FILES = 200, 500
@@ -30,6 +31,12 @@ def _vectors(names: list[str]) -> Iterator[Vector | None]:
             yield load_concept(find_vector(name, "compare_with", SUFFIX))
         except ValueError:
             yield None
+
+
+def _check_pattern(pattern: str) -> None:
+    """Raise ValueError where a pattern is too long."""
+    if len(pattern) > LONGEST_PATTERN:
+        raise ValueError(f"compare_with: the pattern has {len(pattern)} characters; use {LONGEST_PATTERN} at most.")
 
 
 class ConceptCard(SearchableNode):
@@ -60,13 +67,12 @@ class ConceptCard(SearchableNode):
                 ),
             ],
             outputs=[io.Image.Output(display_name="card", tooltip="The page, 1024 pixels wide.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def validate_inputs(cls, compare_with=None):
-        if compare_with is not None and len(compare_with) > LONGEST_PATTERN:
-            return f"compare_with: the pattern has {len(compare_with)} characters; use {LONGEST_PATTERN} at most."
-        return True
+        return validated(cls, lambda: _check_pattern(compare_with or ""))
 
     @classmethod
     def fingerprint_inputs(cls, compare_with=None, **others):
@@ -80,8 +86,7 @@ class ConceptCard(SearchableNode):
                 f"concept: {quoted(concept.describe())} is a combination; a card is about one vector. Connect the "
                 "vector itself, or use Inspect Concept Vector."
             )
-        if len(compare_with) > LONGEST_PATTERN:
-            raise ValueError(f"compare_with: the pattern is longer than {LONGEST_PATTERN} characters; shorten it.")
+        _check_pattern(compare_with)
         names = _files(compare_with.strip())
         if len(names) > MOST_FILES:
             raise ValueError(

@@ -7,12 +7,12 @@ from functools import partial
 import torch
 from comfy_api.latest import io
 
-from ..hspace.discovery import METHODS, SITES, DiscoverySettings, PromptPairs, discover
+from ..hspace.discovery import METHODS, SITES, DiscoverySettings, PromptPairs, check_name, discover
 from ..hspace.files import safe_concept_name
 from ..hspace.prompts import noted_texts, prompt_texts
 from ..hspace.viewing import loss_plot
 from .base import CATEGORY, ConceptVector, SearchableNode, schema
-from .editor import NodeObserver, input_types
+from .editor import NodeObserver, input_types, validated
 
 
 class DiscoverConcept(SearchableNode):
@@ -204,6 +204,11 @@ class DiscoverConcept(SearchableNode):
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
             is_input_list=True,
         )
+
+    @classmethod
+    def validate_inputs(cls, name=None):
+        # A list of one, as inputs of this node are; None where another node gives it.
+        return validated(cls, lambda: check_name(name[0]) if name and name[0] is not None else None)
 
     @classmethod
     def execute(cls, concept, base, samples=None, avoid=None, empty=None, **inputs) -> io.NodeOutput:

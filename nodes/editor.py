@@ -2,23 +2,74 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import logging
 import sys
 import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import comfy.utils
 import numpy as np
 import torch
+from comfy_execution.utils import get_executing_context
 from PIL import Image
 
 from ..hspace.comfy_compat import previewer_for
 from ..hspace.concepts import Vector
 from ..hspace.discovery import Observer, Progress
 from ..hspace.files import PartialFile
+from ..hspace.steering import check_window
 
 LONGEST_TEXT, LONGEST_LINE = 400, 200
+_refused: set[str] = set()
+
+
+def validated(cls, check: Callable[[], object]) -> bool | str:
+    """What `validate_inputs` of a node returns: True, or the message of the ValueError that `check` raises.
+
+    Args:
+        cls: the node; its hidden `unique_id` says where the message is shown.
+        check: raises ValueError where an input must be refused.
+    """
+    try:
+        with refusals_shown(cls.hidden.unique_id if cls.hidden else None):
+            check()
+    except ValueError as error:
+        return str(error)
+    return True
+
+
+@contextlib.contextmanager
+def refusals_shown(node_id: str | None) -> Iterator[None]:
+    """Show the ValueError that leaves this context on the node, until the next one begins for the same node.
+
+    Editors do not: before 1.49 they say nothing of a node that is refused while others can run, and since then they
+    say that something was wrong, and what it was only on request or not at all.
+    """
+    if node_id is not None and node_id in _refused:
+        _refused.discard(node_id)
+        _show(" ", node_id)  # editors ignore an empty text
+    try:
+        yield
+    except ValueError as error:
+        if node_id is not None:
+            _refused.add(node_id)
+        show_on_node(str(error), node_id)
+        raise
+
+
+def running_node() -> str | None:
+    """The node that ComfyUI executes now; None outside of a graph."""
+    context = get_executing_context()
+    return None if context is None else context.node_id
+
+
+def check_known_window(start_percent: float | None, end_percent: float | None) -> None:
+    """`check_window` when a prompt is queued; None stands for what another node will say."""
+    if start_percent is not None and end_percent is not None:
+        check_window(start_percent, end_percent)
 
 
 def show_on_node(text: str, node_id: str | None) -> None:
@@ -27,19 +78,20 @@ def show_on_node(text: str, node_id: str | None) -> None:
     Editors before 1.49 render the text as HTML, and names, prompts and paths in it may come from strangers' files and
     workflows. So it is escaped, made one line, and cut to `LONGEST_TEXT` characters.
     """
-    if "server" in sys.modules and node_id is not None:
+    if node_id is not None:
         _show(textwrap.shorten(text, LONGEST_TEXT, placeholder=" ..."), node_id)
 
 
 def show_lines_on_node(lines: list[str], node_id: str | None) -> None:
     """The same for several lines, each cut to `LONGEST_LINE` characters."""
-    if "server" in sys.modules and node_id is not None:
+    if node_id is not None:
         _show("\n".join(textwrap.shorten(line, LONGEST_LINE, placeholder=" ...") for line in lines), node_id)
 
 
 def _show(text: str, node_id: str) -> None:
     text = text.replace("[[", "[ [")  # editors make links of [[words|address]], and the words could lie
-    sys.modules["server"].PromptServer.instance.send_progress_text(html.escape(text, quote=False), node_id)
+    if "server" in sys.modules:
+        sys.modules["server"].PromptServer.instance.send_progress_text(html.escape(text, quote=False), node_id)
 
 
 class NodeObserver(Observer):

@@ -2,8 +2,10 @@
 
 from comfy_api.latest import io
 
+from ..hspace.concepts import quoted
 from ..hspace.prompts import PAIR_PRESETS, PROMPT_TEXT, PairTemplates, expand_templates
 from .base import CATEGORY, SearchableNode
+from .editor import validated
 
 CUSTOM = "custom"
 SHOWN_TEMPLATES = PairTemplates(
@@ -83,19 +85,14 @@ class ConceptPrompts(SearchableNode):
                 ),
                 io.String.Output(display_name="pairs", tooltip="The prompts as they were encoded, a pair a line."),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def validate_inputs(cls, with_concept=None, without=None, subjects=None, avoid=None, shared=None, preset=None):
         """Refuse at queue time what is wrong; None stands for what another node will say."""
         texts = [text for text in (with_concept, without, subjects, avoid, shared, preset) if text is not None]
-        if len(texts) < 6:
-            return True
-        try:
-            written_pairs(*texts)
-        except ValueError as error:
-            return str(error)
-        return True
+        return validated(cls, lambda: len(texts) == 6 and written_pairs(*texts))
 
     @classmethod
     def execute(cls, clip, with_concept, without, subjects, avoid, shared, preset) -> io.NodeOutput:
@@ -114,6 +111,8 @@ class ConceptPrompts(SearchableNode):
 
 def written_pairs(with_concept: str, without: str, subjects: str, avoid: str, shared: str, preset: str):
     """The `TextPair`s of the node's inputs."""
+    if preset not in (CUSTOM, *PAIR_PRESETS):
+        raise ValueError(f"preset: {quoted(preset)} is not known. Choose one of the list, or {CUSTOM}.")
     custom = PairTemplates(with_concept, without, subjects, avoid)
     return expand_templates(custom if preset == CUSTOM else PAIR_PRESETS[preset], shared)
 

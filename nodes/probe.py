@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from ..hspace.steering import find_reading, probe_concepts
 from ..hspace.viewing import probe_chart, probe_table
 from .base import CATEGORY, ConceptVector, SearchableNode, schema
+from .editor import check_known_window, validated
 
 ConceptProbe = io.Custom("CONCEPT_PROBE")
 MOST_CONCEPTS = 6
@@ -64,7 +65,12 @@ class ProbeConcepts(SearchableNode):
                 io.Model.Output(tooltip="A clone that samples the same images and is measured meanwhile."),
                 ConceptProbe.Output(display_name="probe", tooltip="Connect to Probe Report."),
             ],
+            hidden=[io.Hidden.unique_id],
         )
+
+    @classmethod
+    def validate_inputs(cls, start_percent=0.0, end_percent=0.4):
+        return validated(cls, lambda: check_known_window(start_percent, end_percent))
 
     @classmethod
     def execute(cls, model, concept_1, start_percent=0.0, end_percent=0.4, **others) -> io.NodeOutput:

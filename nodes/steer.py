@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ..hspace.steering import HALVES, SCHEDULES, apply_steering, steer_conditioning
 from .base import CATEGORY, ConceptVector, SearchableNode, factor_input, schema
+from .editor import check_known_window, validated
 
 Floats = io.Custom("FLOATS")
 
@@ -114,7 +115,12 @@ class ApplySteering(SearchableNode):
                     "one line for all.",
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
         )
+
+    @classmethod
+    def validate_inputs(cls, start_percent=None, end_percent=None):
+        return validated(cls, lambda: check_known_window(start_percent, end_percent))
 
     @classmethod
     def execute(
@@ -164,7 +170,12 @@ class SteerConditioning(SearchableNode):
                 *_over_the_window(),
             ],
             outputs=[io.Conditioning.Output(tooltip="The prompt, steered wherever it is sampled.")],
+            hidden=[io.Hidden.unique_id],
         )
+
+    @classmethod
+    def validate_inputs(cls, start_percent=None, end_percent=None):
+        return validated(cls, lambda: check_known_window(start_percent, end_percent))
 
     @classmethod
     def execute(

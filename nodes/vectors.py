@@ -1,6 +1,7 @@
 """Save, load, import and inspect concept vectors."""
 
 import logging
+from collections.abc import Callable
 
 from comfy_api.latest import io
 
@@ -26,7 +27,7 @@ from ..hspace.viewing import (
     vector_summary,
 )
 from .base import CATEGORY, ConceptVector, SearchableNode, schema
-from .editor import show_lines_on_node, show_on_node
+from .editor import show_lines_on_node, show_on_node, validated
 from .wiring import other_family
 
 LOADED, IMPORTED = ".safetensors", ".pth"
@@ -41,26 +42,38 @@ def _fingerprint(name: str | None, suffix: str) -> tuple:
     return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats)
 
 
-def _missing(name: str | None, input_name: str, suffix: str) -> bool | str:
-    """True where the file is there or its name is not known yet; otherwise what ComfyUI shows on the node.
+def _check_file(
+    cls, name: str | None, input_name: str, suffix: str, what_it_is: Callable[[str], tuple[str, str]]
+) -> None:
+    """Raise ValueError where the file is not there, or goes to a model of another family as far as the graph shows.
 
     ComfyUI checks combo values no further.
+
+    Args:
+        cls: the node.
+        name: of the file; None where another node gives it.
+        what_it_is: how to call the vector of a file, and its family.
     """
+    if name is None:
+        return
+    find_vector(name, input_name, suffix)
+    if cls.hidden is None:
+        return
     try:
-        if name is not None:
-            find_vector(name, input_name, suffix)
-    except ValueError as error:
-        return str(error)
-    return True
-
-
-def _misplaced(name: str, node_id: str | None) -> str:
-    """What to say where the graph shows that the vector goes to a model of another family; else ""."""
-    try:
-        vector = load_concept(find_vector(name, "concept_name", LOADED))
+        vector, family = what_it_is(name)
     except ValueError:  # said when the node runs
-        return ""
-    return other_family(node_id, f"concept_name: {quoted(vector.name)}", vector.family)
+        return
+    if text := other_family(cls.hidden.unique_id, f"{input_name}: {quoted(vector)}", family):
+        raise ValueError(text)
+
+
+def _name_and_family(name: str) -> tuple[str, str]:
+    vector = load_concept(find_vector(name, "concept_name", LOADED))
+    return vector.name, vector.family
+
+
+def _file_and_family(name: str) -> tuple[str, str]:
+    return name, PAPER_FAMILY
 
 
 class SaveConcept(SearchableNode):
@@ -97,12 +110,8 @@ class SaveConcept(SearchableNode):
 
     @classmethod
     def validate_inputs(cls, filename_prefix=None):
-        try:
-            if filename_prefix is not None:  # else another node gives it
-                vector_path(filename_prefix)
-        except ValueError as error:
-            return str(error)
-        return True
+        # None where another node gives it.
+        return validated(cls, lambda: filename_prefix is None or vector_path(filename_prefix))
 
     @classmethod
     def execute(cls, concept, filename_prefix, preview=None) -> io.NodeOutput:
@@ -151,10 +160,7 @@ class LoadConcept(SearchableNode):
 
     @classmethod
     def validate_inputs(cls, concept_name=None):
-        missing = _missing(concept_name, "concept_name", LOADED)
-        if missing is not True or concept_name is None or cls.hidden is None:
-            return missing
-        return _misplaced(concept_name, cls.hidden.unique_id) or True
+        return validated(cls, lambda: _check_file(cls, concept_name, "concept_name", LOADED, _name_and_family))
 
     @classmethod
     def fingerprint_inputs(cls, concept_name=None):
@@ -198,10 +204,7 @@ class ImportConcept(SearchableNode):
 
     @classmethod
     def validate_inputs(cls, file=None):
-        missing = _missing(file, "file", IMPORTED)
-        if missing is not True or file is None or cls.hidden is None:
-            return missing
-        return other_family(cls.hidden.unique_id, f"file: {quoted(file)}", PAPER_FAMILY) or True
+        return validated(cls, lambda: _check_file(cls, file, "file", IMPORTED, _file_and_family))
 
     @classmethod
     def fingerprint_inputs(cls, file=None, concept_name=None):

@@ -18,6 +18,37 @@ SAMPLER_BOX = (320, 500)  # with room for the live preview
 SAMPLING = {"steps": 20, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal"}
 
 
+def start_here(flow: Workflow) -> None:
+    """A concept, a strength and a prompt, which are all that it shows as an app."""
+    model, clip, vae = _demo_model(flow)
+    first = len(flow.nodes)
+    flow.at(1)
+    concept = load_vector(flow, "woman")
+    flow.note(
+        "### 2. A concept\nAnother **concept_name** steers towards something else. When it has run, the node shows "
+        "what the vector is.",
+        height=120,
+    )
+    flow.group("2. A concept", first)
+    first = len(flow.nodes)
+    flow.at(2)
+    positive, negative = _prompts(flow, clip, "a judge")
+    (latent,) = flow.add("EmptyLatentImage", None, (320, 130), width=128, height=128, batch_size=8)
+    steered, _ = flow.add("HSpaceApplySteering", None, (320, 230), model=model, concept=concept, strength=STRENGTH)
+    flow.note(
+        "### 3. Start here\nPress **Run**: the same seeds, plain and steered. Change the prompt, the **strength** "
+        "(below 0 steers away) or the concept, and run again. Newer editors show just these as an app: **Enter app "
+        "mode** in the workflow's menu.\n\nTo find a concept of your own, on your own checkpoint, open the template "
+        "**discover_and_steer**.",
+        320,
+        250,
+    )
+    columns = (("Unsteered", "start_unsteered", model), ("Steered", "start_steered", steered))
+    savers = _sample(flow, 3, vae, columns, positive=positive, negative=negative, latent_image=latent)
+    flow.group("3. Draw, plain and steered", first)
+    flow.as_app([(concept, "concept_name"), (steered, "strength"), (positive, "text")], savers, {"text": "prompt"})
+
+
 def discover_and_steer(flow: Workflow) -> None:
     """Find "woman" on six professions that the demo model mostly shows as men, then steer a seventh."""
     flow.at(0)
@@ -80,7 +111,7 @@ def discover_and_steer(flow: Workflow) -> None:
     flow.at(4.15)
     (prompt,) = flow.add("CLIPTextEncode", "a prompt it has not seen", (320, 96), clip=clip, text="a judge")
     (negative,) = flow.add("CLIPTextEncode", "negative", (320, 96), clip=clip, text="")
-    (latent,) = flow.add("EmptyLatentImage", None, (320, 130), width=128, height=128, batch_size=16)
+    (latent,) = flow.add("EmptyLatentImage", None, (320, 130), width=128, height=128, batch_size=8)
     steered, _ = flow.add("HSpaceApplySteering", None, (320, 230), model=model, concept=vector, strength=STRENGTH)
     flow.note(
         "### 4. Steer\nThe same seeds twice: plain, and with the vector added. Raise **strength** for more of the "
@@ -126,13 +157,16 @@ def _prompts(flow: Workflow, clip: Out, prompt: str | Out, negative: str = "") -
     return positive, against
 
 
-def _sample(flow: Workflow, column: int, vae: Out, versions: tuple[tuple[str, str, Out], ...], **sampler) -> None:
-    """A column each for (title, file name, model): sample from the same seed, decode and save."""
+def _sample(flow: Workflow, column: int, vae: Out, versions: tuple[tuple[str, str, Out], ...], **sampler) -> list[int]:
+    """A column each for (title, file name, model): sample from the same seed, decode and save. Returns who saves."""
+    savers = []
     for number, (title, name, model) in enumerate(versions):
         flow.at(column + number)
         (latents,) = flow.add("KSampler", title, SAMPLER_BOX, seed=1, model=model, **SAMPLING, **sampler)
         (image,) = flow.add("VAEDecode", None, (320, 60), samples=latents, vae=vae)
         flow.add("SaveImage", title, (320, 330), images=image, filename_prefix=f"demo/{name}")
+        savers.append(len(flow.nodes))
+    return savers
 
 
 def fair_generation(flow: Workflow) -> None:
@@ -383,7 +417,10 @@ def probe_concepts(flow: Workflow) -> None:
     flow.group("3. Draw, and look inside", first)
 
 
+NAMES = {start_here: "1_start_here"}
+"""Files that are not called as their function: a digit is first wherever templates are sorted by name."""
 WORKFLOWS = (
+    start_here,
     discover_and_steer,
     fair_generation,
     safe_generation,
@@ -402,8 +439,9 @@ def main() -> None:
     for build in WORKFLOWS:
         flow = Workflow(definitions)
         build(flow)
-        flow.write(build.__name__)
-        print(f"workflows/{build.__name__}.json")
+        name = NAMES.get(build, build.__name__)
+        flow.write(name)
+        print(f"workflows/{name}.json")
     for build in BLUEPRINTS:
         build(Workflow(definitions))
         print(f"subgraphs: {build.__name__}")

@@ -20,6 +20,7 @@ PACK = "h-space-steering"
 SIZE = {"width": 1600, "height": 1000}
 SETTINGS = {
     "Comfy.TutorialCompleted": True,  # no template browser over the first page
+    "Comfy.OnboardingCoachmarks.Seen": ["appMode", "firstRun"],  # nor tours
     "Comfy.Minimap.Visible": False,
     "Comfy.Workflow.WarnBlueprintOverwrite": False,
     "LiteGraph.Canvas.MinFontSizeForLOD": 0,  # titles and widgets readable at every zoom
@@ -42,7 +43,7 @@ class Editor:
             {"Content-Type": "application/json"},
         )
         urllib.request.urlopen(request).read()
-        self.page.goto(self.server.url)
+        self.page.goto(self.server.url, timeout=60_000)
         self.page.wait_for_function("window.app?.graph && window.app.vueAppReady", timeout=60_000)
         banner = self.page.get_by_text(re.compile("^Introducing Nodes 2.0"))
         if banner.count():

@@ -9,8 +9,9 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from .build_workflows import NAMES, start_here
 from .comfy_server import Server, running_server
 from .comfyui import ROOT
 from .editor import SIZE, Editor, open_editor
@@ -18,6 +19,7 @@ from .paired_strip import paired_strip
 
 WORKFLOWS = ROOT / "workflows"
 NODE_PICTURES = ROOT / "web" / "docs" / "images"
+START = NAMES[start_here]
 SIDE = 512  # pixels of a thumbnail
 PER_ROW, ROWS = 4, 2
 NODE_SCALE = 1.3
@@ -33,7 +35,8 @@ def main() -> None:
                 """() => app.graph.nodes.find(n => n.type === 'EmptyLatentImage')
                     .widgets.find(w => w.name === 'batch_size').value"""
             )
-            save(thumbnail(pictures, images), WORKFLOWS / f"{workflow.stem}.jpg")
+            picture = thumbnail(pictures, images)
+            save(marked(picture) if workflow.stem == START else picture, WORKFLOWS / f"{workflow.stem}.jpg")
             if workflow.stem == "discover_and_steer":
                 save(paired_strip(pictures), ROOT / "docs" / "strip.jpg")
                 bottom = editor.fit()
@@ -81,6 +84,14 @@ def thumbnail(columns: list[list[Image.Image]], images: int) -> Image.Image:
             sheet.paste(image.resize((cell, cell)), (column * cell, (half * ROWS + row) * cell))
     ImageDraw.Draw(sheet).line([(0, SIDE // 2), (SIDE, SIDE // 2)], fill="#3f789e", width=5)
     return sheet
+
+
+def marked(picture: Image.Image) -> Image.Image:
+    """The thumbnail that says where to begin, in whatever order the template browser shows them."""
+    middle, draw = (SIDE // 2, SIDE // 2), ImageDraw.Draw(picture)
+    draw.rounded_rectangle([SIDE // 4, SIDE // 2 - 32, SIDE * 3 // 4, SIDE // 2 + 32], 32, fill="#3f789e")
+    draw.text(middle, "Start here", fill="white", anchor="mm", font=ImageFont.load_default(40))
+    return picture
 
 
 def node_picture(editor: Editor, kind: str) -> Image.Image:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .comfyui import ROOT
@@ -36,6 +37,7 @@ class Workflow:
     nodes: list[dict] = field(default_factory=list)
     links: list[list] = field(default_factory=list)
     groups: list[dict] = field(default_factory=list)
+    extra: dict = field(default_factory=dict)
     x: float = 0
     y: float = 0
 
@@ -103,6 +105,26 @@ class Workflow:
             }
         )
 
+    def as_app(self, inputs: list[tuple[Out, str]], outputs: list[int], labels: Mapping[str, str]) -> None:
+        """What editors from 1.41 on show in app mode; older ones keep it and show nothing.
+
+        Args:
+            inputs: widgets, each by an output of its node and its name.
+            outputs: numbers of the nodes whose images are the results.
+            labels: what to call a widget, where its name says too little.
+        """
+        for out, widget in inputs:
+            if widget in labels:
+                slot = {"name": widget, "type": "STRING", "widget": {"name": widget}, "label": labels[widget]}
+                self.nodes[out.node - 1]["inputs"].append({**slot, "link": None})
+        self.extra = {
+            "linearMode": False,  # opens as a graph; one click away from the app
+            "linearData": {
+                "inputs": [[str(out.node), widget] for out, widget in inputs],
+                "outputs": [str(number) for number in outputs],
+            },
+        }
+
     def write(self, name: str) -> None:
         """`workflows/<name>.json`."""
         content = {
@@ -114,7 +136,7 @@ class Workflow:
             "links": self.links,
             "groups": self.groups,
             "config": {},
-            "extra": {},
+            "extra": self.extra,
             "version": 0.4,
         }
         (ROOT / "workflows" / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")

@@ -194,6 +194,7 @@ def test_avoid_changes_what_is_found():
         ({"concept": []}, "concept"),
         ({"concept": conditioning(2)}, "concept: says the same as base"),  # from a node of its own
         ({"concept": [[torch.full((1, 7, 16), torch.nan), {}]]}, "concept: prompt 1 holds values that are not numbers"),
+        ({"concept": [[torch.ones(1, 7, 24), {}]]}, "concept: .* 24 wide, .* 16. Connect the CLIP of"),
         ({"empty": conditioning(1, entries=2)}, "empty holds 2"),
         ({"samples": torch.zeros(1, 16, 8, 8)}, "samples: .*4 latent channels"),
         ({"samples": torch.tensor([0.0, torch.nan]).view(2, 1, 1, 1).expand(2, 4, 16, 16)}, "samples: image 2 holds"),

@@ -1,5 +1,6 @@
 """The documents for developers: their code runs, their paths exist, and CI elsewhere is what CI is here."""
 
+import json
 import os
 import re
 import subprocess
@@ -59,6 +60,27 @@ def test_named_files_exist(document):
     for name in re.findall(r"`([\w./]+\.(?:py|md)|[\w./]+/)`", (ROOT / document).read_text()):
         places = ((ROOT / document).parent / name, ROOT / name, ROOT / "nodes" / name, *(ROOT / "hspace").rglob(name))
         assert name in ("woman.py", "nodes.py") or any(place.exists() for place in places), f"{document}: {name}"
+
+
+def test_five_steps_lead_from_a_clone_to_a_picture_and_set_no_number_but_the_size():
+    readme = (ROOT / "README.md").read_text()
+    (section,) = re.findall(r"## From a clone to a steered picture\n(.*?)\n\n[^\n1]", readme, re.DOTALL)
+    steps = re.split(r"^\d\. ", section, flags=re.MULTILINE)[1:]
+    assert len(steps) <= 5
+    assert steps[0].startswith("Clone")
+    assert steps[-1].startswith("Run.")
+    schema = json.loads((ROOT / "tests" / "data" / "schema.json").read_text())
+    workflow = json.loads((ROOT / "workflows" / "discover_and_steer.json").read_text())
+    nodes = {node["type"]: node for node in workflow["nodes"]}
+    inputs = {name: item["type"] for kind in nodes.keys() & schema for name, item in schema[kind]["inputs"].items()}
+    numbers = {name for name, kind in inputs.items() if kind in ("INT", "FLOAT")} | {"cfg", "denoise"}
+    assert {"strength", "batch_size", "learning_rate", "width"} <= numbers
+    for step in steps:
+        assert not numbers & set(re.findall(r"\w+", step)), step
+    discover = schema["HSpaceDiscoverConcept"]["inputs"]
+    widgets = [name for name, item in discover.items() if "default" in item]
+    values = dict(zip(widgets, nodes["HSpaceDiscoverConcept"]["widgets_values"], strict=False))
+    assert (values["width"], values["height"]) == (0, 0), "discovery takes the model's native size"
 
 
 def test_workflows_elsewhere_run_what_ci_runs_here():

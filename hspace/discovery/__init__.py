@@ -4,7 +4,7 @@ from .discover import Discovery, discover
 from .observer import Observer, Progress
 from .prompt_pairs import PromptPairs
 from .recipe import DISTILLED, PAPER, Recipe
-from .settings import METHODS, SITES, DiscoverySettings
+from .settings import METHODS, SITES, DiscoverySettings, check_name
 from .strength_range import StrengthRange, measure_range
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "PromptPairs",
     "Recipe",
     "StrengthRange",
+    "check_name",
     "discover",
     "measure_range",
 ]

@@ -17,7 +17,7 @@ import comfy.samplers
 import torch
 
 from ..bottleneck import Bottleneck, base_model, find_bottleneck
-from ..comfy_compat import patched_weights, with_role
+from ..comfy_compat import patched_weights, unet_structure, with_role
 from ..comfy_weights import decoder_layers, set_conds
 from ..concepts import Provenance, UnfinishedVector, Vector
 from ..version import CREATED_WITH
@@ -93,11 +93,16 @@ def discover(
     if text := beginning_note(bottleneck, pairs, settings, samples):
         observer.note(text)
     sampled = 0
-    if samples is None and recipe.needs_samples:
-        samples = [sample_images(model, pairs, settings, shape)]
-        sampled = len(samples[0]) * SAMPLING_STEPS * 2
-    sampler = _DiscoverySampler(model, pairs, settings, samples, start_from, observer, recipe, bottleneck, sampled)
-    latents = sampler.sample_with(shape)
+    try:
+        if samples is None and recipe.needs_samples:
+            samples = [sample_images(model, pairs, settings, shape)]
+            sampled = len(samples[0]) * SAMPLING_STEPS * 2
+        sampler = _DiscoverySampler(model, pairs, settings, samples, start_from, observer, recipe, bottleneck, sampled)
+        latents = sampler.sample_with(shape)
+    except RuntimeError:
+        # Not before: other nodes may have made the model take prompts of another width.
+        pairs.check_width(unet_structure(model).context_dim)
+        raise
     vector = sampler.vector()
     _tell(observer.finished, vector)
     return Discovery(

@@ -56,6 +56,20 @@ class PromptPairs:
         """True where concept and base say the same, pair by pair, whether they come from one node or from two."""
         return all(_equal(x, y) for x, y in zip(self.concept, self.base, strict=True))
 
+    def check_width(self, width: int | None) -> None:
+        """Raise ValueError where prompts come from the text encoder of another kind of model.
+
+        Args:
+            width: of the embeddings that the model was made for; None where it is not known.
+        """
+        for name in ("concept", "base", "avoid", "empty"):
+            for embedding, _ in getattr(self, name) or ():
+                if width is not None and embedding.shape[-1] != width:
+                    raise ValueError(
+                        f"{name}: its embeddings are {embedding.shape[-1]} wide, and the model was made for {width}. "
+                        "Connect the CLIP of the same checkpoint to the node that encodes the prompts."
+                    )
+
     def with_roles(self) -> list:
         """One CONDITIONING of all prompts, each tagged with its role; concept is left out where it equals base."""
         roles = {"base": self.base} if self.same_sides else {"base": self.base, "concept": self.concept}

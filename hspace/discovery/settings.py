@@ -56,8 +56,7 @@ class DiscoverySettings:
     sites: str = "auto"
 
     def __post_init__(self):
-        if not self.name.strip():
-            raise ValueError("name: the concept needs a name, e.g. 'woman'.")
+        check_name(self.name)
         if self.method not in METHODS:
             raise ValueError(f"method: '{self.method}' is not one of {', '.join(METHODS)}.")
         if self.sites not in SITES:
@@ -73,3 +72,9 @@ class DiscoverySettings:
         for key in ("learning_rate", "guidance"):
             if not (math.isfinite(getattr(self, key)) and getattr(self, key) > 0):
                 raise ValueError(f"{key}: {getattr(self, key)} must be a positive number.")
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError where a concept's name is blank."""
+    if not name.strip():
+        raise ValueError("name: the concept needs a name, e.g. 'woman'.")

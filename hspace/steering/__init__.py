@@ -3,7 +3,7 @@
 from .apply import apply_steering
 from .curve import SCHEDULES
 from .hook import steer_conditioning
-from .patch import HALVES
+from .patch import HALVES, check_window
 from .probe import probe_concepts
 from .readings import Reading, find_reading
 
@@ -12,6 +12,7 @@ __all__ = [
     "SCHEDULES",
     "Reading",
     "apply_steering",
+    "check_window",
     "find_reading",
     "probe_concepts",
     "steer_conditioning",

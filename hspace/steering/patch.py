@@ -266,9 +266,12 @@ def warn_if_it_never_ran(run: SteeringRun) -> None:
 
 
 def check_window(start_percent: float, end_percent: float) -> None:
-    """Raise ValueError where a window holds nothing."""
+    """Raise ValueError where a window is not within 0 and 1, or holds nothing."""
+    for name, percent in (("start_percent", start_percent), ("end_percent", end_percent)):
+        if not 0 <= percent <= 1:
+            raise ValueError(f"{name}: {percent:g} is out of range. Give a number from 0, pure noise, to 1, the image.")
     if not start_percent < end_percent:
         raise ValueError(
-            f"start_percent ({start_percent:g}) must be below end_percent ({end_percent:g}); nothing is steered "
-            f"otherwise."
+            f"start_percent ({start_percent:g}) must be below end_percent ({end_percent:g}), or no step lies between "
+            "them. Lower start_percent or raise end_percent."
         )

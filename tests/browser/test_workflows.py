@@ -23,25 +23,24 @@ UNTIL_IDLE = """async () => {
     }
     return false;
 }"""
-THUMBNAILS = """async () => Promise.all(
-    [...document.querySelectorAll('[data-testid^=template-workflow-] img')].map(async image => {
-        await image.decode();
-        const canvas = new OffscreenCanvas(8, 8), context = canvas.getContext('2d');
-        context.imageSmoothingQuality = 'high';
-        context.drawImage(image, 0, 0, 8, 8);
-        return Array.from(context.getImageData(0, 0, 8, 8).data);
-    }))"""
+THUMBNAIL = """async card => {
+    const image = card.querySelector('img');
+    await image.decode();
+    const canvas = new OffscreenCanvas(8, 8), context = canvas.getContext('2d');
+    context.imageSmoothingQuality = 'high';
+    context.drawImage(image, 0, 0, 8, 8);
+    return Array.from(context.getImageData(0, 0, 8, 8).data);
+}"""
 
 
 def test_template_browser_shows_every_workflow_with_its_own_thumbnail(editor):
     cards = editor.browse_templates()
     assert sorted(card.get_attribute("data-testid").removeprefix("template-workflow-") for card in cards.all()) == NAMES
-    editor.page.wait_for_function(
-        "count => document.querySelectorAll('[data-testid^=template-workflow-] img').length === count", arg=len(NAMES)
-    )
-    seen = [np.array(pixels) for pixels in editor.page.evaluate(THUMBNAILS)]
-    for card, pixels in zip(cards.all(), seen, strict=True):
+    for card in cards.all():
         name = card.get_attribute("data-testid").removeprefix("template-workflow-")
+        card.scroll_into_view_if_needed()  # only pictures that are in view are kept
+        card.locator("img").wait_for()
+        pixels = np.array(card.evaluate(THUMBNAIL))
         with Image.open(ROOT / "workflows" / f"{name}.jpg") as picture:
             wanted = np.asarray(picture.convert("RGBA").resize((8, 8), Image.Resampling.BOX)).ravel()
         assert np.abs(pixels - wanted.astype(float)).mean() < 12, f"{name} shows another picture"
@@ -94,6 +93,29 @@ def assert_tidy(graph):
         assert all(not overlap(group["box"], other["box"]) for other in graph["groups"][number + 1 :])
         notes = [n for n in nodes if n["type"] == "MarkdownNote" and inside(n["box"], group["box"])]
         assert len(notes) == 1, f"group '{group['title']}' has {len(notes)} notes"
+
+
+def test_the_start_is_an_app_where_the_editor_knows_apps(editor):
+    editor.open_template("1_start_here")
+    widgets = editor.page.evaluate("""() => app.graph.extra.linearData.inputs.map(([id, name]) =>
+        app.graph.getNodeById(id).widgets.find(widget => widget.name === name)?.name)""")
+    assert widgets == ["concept_name", "strength", "text"]
+    version = editor.page.evaluate("() => window.__COMFYUI_FRONTEND_VERSION__")
+    if tuple(map(int, version.split(".")[:2])) < (1, 41):
+        return
+    editor.command("Comfy.ToggleLinear")
+    editor.page.get_by_test_id("builder-widget-label").nth(2).wait_for()
+    assert editor.page.get_by_test_id("builder-widget-label").all_inner_texts() == [
+        "concept_name",
+        "strength",
+        "prompt",
+    ]
+    editor.page.get_by_test_id("linear-run-button").get_by_role("button", name="Run").click()
+    editor.page.wait_for_function(
+        "() => document.querySelectorAll('[data-testid=linear-center-panel] img').length > 0", timeout=120_000
+    )
+    editor.command("Comfy.ToggleLinear")
+    editor.wait_for_images()
 
 
 def look(image) -> np.ndarray:

@@ -142,3 +142,5 @@ def test_wrong_family_is_named_when_sampling_starts(model):
 def test_empty_window_is_refused(model):
     with pytest.raises(ValueError, match=r"start_percent \(0.5\) must be below end_percent"):
         steer_conditioning(conditioning(model, 1), vector_for(model), 1.0, 0.5, 0.5)
+    with pytest.raises(ValueError, match=r"end_percent: 40 is out of range. Give a number from 0, .* to 1"):
+        steer_conditioning(conditioning(model, 1), vector_for(model), 1.0, 0.0, 40)
