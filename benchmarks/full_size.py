@@ -141,7 +141,7 @@ def workflow(server: Server, kind: str, name: str) -> dict:
         "EmptyLatentImage": {"width": setup.size, "height": setup.size, "batch_size": 1},
         # A seed of its own, so that nothing comes from the server's cache.
         "KSampler": {"steps": SAMPLING_STEPS, "seed": NAMES.index(name)},
-        "HSpaceDiscoverConcept": {**DISCOVER, **setup.discover},
+        "HSpaceDiscoverConcept": {"width": setup.size, "height": setup.size, **DISCOVER, **setup.discover},
     }
     for node in prompt.values():
         if node["class_type"] == "HSpaceLoadDemoModel":
