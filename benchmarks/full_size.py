@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from argparse import ArgumentParser, Namespace
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.comfy_server import Server, running_server
@@ -32,10 +32,9 @@ VECTORS = {
 """Names that the workflows load, with the prompts of a discovery: with the concept, and without it."""
 DISCOVERIES = "the vectors that the others load"
 NAMES = (DISCOVERIES, *sorted(path.stem for path in (ROOT / "workflows").glob("*.json")))
-DISCOVER = {"steps": 2, "batch_size": 1, "sample_count": 1}
-SAMPLING_STEPS = 2
-FULL_SIZE = {"measure_range": False}
+DISCOVER = {"steps": 2, "batch_size": 1, "sample_count": 1, "measure_range": False}
 """Measuring the range takes 1,250 evaluations, however few the steps: an hour and more on one core."""
+SAMPLING_STEPS = 2
 HALF = ("--bf16-unet", "--bf16-vae", "--bf16-text-enc")
 TO_THE_END, STOPPED = "to the end", "stopped at the time limit"
 OUTPUTS = {"SaveImage", "PreviewImage", "PreviewAny", "HSpaceSaveConcept"}
@@ -48,17 +47,17 @@ class Setup:
     Attributes:
         size: side of the images in pixels.
         options: of the server.
-        discover: inputs of Discover beside `DISCOVER`.
+        checkpointing: of gradients, in Discover.
     """
 
     size: int
     options: tuple[str, ...] = ()
-    discover: dict[str, bool] = field(default_factory=dict)
+    checkpointing: bool = False
 
 
 SETUPS = {
-    "SD 1.5": Setup(512, HALF, FULL_SIZE),
-    "SDXL": Setup(512, HALF, {**FULL_SIZE, "gradient_checkpointing": True}),
+    "SD 1.5": Setup(512, HALF),
+    "SDXL": Setup(512, HALF, checkpointing=True),
     "SD 2.1 v reduced": Setup(64),
     "SD 1.5 inpainting reduced": Setup(64),
 }
@@ -141,7 +140,7 @@ def workflow(server: Server, kind: str, name: str) -> dict:
         "EmptyLatentImage": {"width": setup.size, "height": setup.size, "batch_size": 1},
         # A seed of its own, so that nothing comes from the server's cache.
         "KSampler": {"steps": SAMPLING_STEPS, "seed": NAMES.index(name)},
-        "HSpaceDiscoverConcept": {"width": setup.size, "height": setup.size, **DISCOVER, **setup.discover},
+        "HSpaceDiscoverConcept": _discover(setup),
     }
     for node in prompt.values():
         if node["class_type"] == "HSpaceLoadDemoModel":
@@ -165,17 +164,19 @@ def discoveries(setup: Setup) -> dict:
             "method": "distilled",
             "learning_rate": 0.1,
             "guidance": 3.0,
-            "width": setup.size,
-            "height": setup.size,
             "seed": 0,
             "preview_every": 0,
-            **DISCOVER,
-            **setup.discover,
+            **_discover(setup),
         }
         prompt[name] = {"class_type": "HSpaceDiscoverConcept", "inputs": inputs}
         save = {"concept": [name, 0], "filename_prefix": name}
         prompt[f"save {name}"] = {"class_type": "HSpaceSaveConcept", "inputs": save}
     return prompt
+
+
+def _discover(setup: Setup) -> dict:
+    size = {"width": setup.size, "height": setup.size}
+    return {**DISCOVER, **size, "gradient_checkpointing": setup.checkpointing}
 
 
 def _loader() -> dict:
@@ -195,15 +196,13 @@ def report(rows: list[dict]) -> str:
         ]
         for row in rows
     ]
-    discover = ", ".join(f"{name} {value}" for name, value in DISCOVER.items())
-    full = ", ".join(kind for kind, setup in SETUPS.items() if setup.discover)
     return (
         "# Whole checkpoints\n\n"
-        "Files in fp16 with random weights, loaded by Load Checkpoint in a real server; each workflow as shipped but "
-        f"for its loader, one image, {SAMPLING_STEPS} sampling steps, and in Discover {discover}. {full}: full size, "
-        "512 x 512, run in bfloat16, without measure_range, SDXL with gradient checkpointing. The reduced ones have "
-        "fewer layers: 64 x 64, run in float32 as ComfyUI chooses, with measure_range where the workflow has it. Peak "
-        "memory is the server's resident memory, pages of the mapped file among it. The first row of each checkpoint "
-        "also loads it. Processor time is that of all threads, and other work on the machine does not add to it.\n\n"
+        "Files in fp16 with random weights, loaded by Load Checkpoint in a real server. Each workflow as shipped but "
+        f"for its loader, one image, {SAMPLING_STEPS} sampling steps, and in Discover {DISCOVER['steps']} steps on one "
+        "image without measure_range. SD 1.5 and SDXL: full size, 512 x 512, bfloat16, SDXL with gradient "
+        "checkpointing. The reduced ones have fewer layers: 64 x 64, float32 as ComfyUI chooses. Peak memory is the "
+        "server's resident memory, pages of the mapped file among it. The first row of each checkpoint also loads it. "
+        "Processor time is that of all threads, and other work on the machine does not add to it.\n\n"
         + markdown_table(["checkpoint", "workflow", "ran", "processor time", "time", "peak memory"], lines)
     )
