@@ -32,8 +32,8 @@ VECTORS = {
 """Names that the workflows load, with the prompts of a discovery: with the concept, and without it."""
 DISCOVERIES = "the vectors that the others load"
 NAMES = (DISCOVERIES, *sorted(path.stem for path in (ROOT / "workflows").glob("*.json")))
-DISCOVER = {"steps": 2, "batch_size": 1, "sample_count": 1, "measure_range": False}
-"""Measuring the range takes 1,250 evaluations, however few the steps: an hour and more on one core."""
+DISCOVER = {"steps": 2, "batch_size": 1, "sample_count": 1, "measure_range": False, "preview_every": 0}
+"""Measuring the range takes 1,250 evaluations and the preview 40, however few the steps: hours on one core."""
 SAMPLING_STEPS = 2
 HALF = ("--bf16-unet", "--bf16-vae", "--bf16-text-enc")
 TO_THE_END, STOPPED = "to the end", "stopped at the time limit"
@@ -67,6 +67,7 @@ SETUPS = {
 def add_arguments(parser: ArgumentParser) -> None:
     """Those of this benchmark."""
     parser.add_argument("--kinds", nargs="+", choices=SETUPS, default=list(SETUPS), metavar="KIND")
+    parser.add_argument("--workflows", nargs="+", choices=NAMES, default=list(NAMES), metavar="WORKFLOW")
     parser.add_argument("--folder", type=Path, default=ROOT / ".cache" / "full_size", help="of checkpoints and vectors")
     parser.add_argument("--minutes", type=float, default=15, help="for one workflow")
 
@@ -75,10 +76,10 @@ def run(options: Namespace) -> None:
     """Whatever has no result yet, and the report on all."""
     for kind in options.kinds:
         models = options.folder.resolve() / kind.lower().replace(" ", "_")
-        while _left(kind):
+        while left := _left(kind, options.workflows):
             _write_checkpoint(kind, models / "checkpoints" / CHECKPOINT)
             with running_server(SETUPS[kind].options, models=models) as server:
-                for name in _left(kind):
+                for name in left:
                     row = measured(server, kind, name, 60 * options.minutes)
                     print(row, flush=True)
                     store("full_size", [row], _key)
@@ -87,9 +88,9 @@ def run(options: Namespace) -> None:
     write_report("full_size", report(read_json("full_size")))
 
 
-def _left(kind: str) -> list[str]:
+def _left(kind: str, wanted: list[str]) -> list[str]:
     done = {row["workflow"] for row in read_json("full_size") if row["kind"] == kind}
-    return [name for name in NAMES if name not in done]
+    return [name for name in NAMES if name in wanted and name not in done]
 
 
 def _key(row: dict) -> tuple[int, int]:
@@ -165,7 +166,6 @@ def discoveries(setup: Setup) -> dict:
             "learning_rate": 0.1,
             "guidance": 3.0,
             "seed": 0,
-            "preview_every": 0,
             **_discover(setup, max(64, setup.size // 4)),
         }
         prompt[name] = {"class_type": "HSpaceDiscoverConcept", "inputs": inputs}
@@ -199,7 +199,7 @@ def report(rows: list[dict]) -> str:
         "# Whole checkpoints\n\n"
         "Files in fp16 with random weights, loaded by Load Checkpoint in a real server. Each workflow as shipped but "
         f"for its loader, one image, {SAMPLING_STEPS} sampling steps, and in Discover {DISCOVER['steps']} steps on one "
-        "image without measure_range; the vectors that the others load are found on images a quarter as wide. SD 1.5 "
+        "image, without measure_range and preview; the vectors that the others load are found on images a quarter as wide. SD 1.5 "
         "and SDXL: full size, 512 x 512, bfloat16, SDXL with gradient checkpointing. The reduced ones have fewer "
         "layers: 64 x 64, float32 as ComfyUI chooses. Peak memory is the server's resident memory, pages of the mapped "
         "file among it. The first row of each checkpoint also loads it. Processor time is that of all threads, and "
