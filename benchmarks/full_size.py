@@ -35,7 +35,7 @@ NAMES = (DISCOVERIES, *sorted(path.stem for path in (ROOT / "workflows").glob("*
 DISCOVER = {"steps": 2, "batch_size": 1, "sample_count": 1, "measure_range": False, "preview_every": 0}
 """Measuring the range takes 1,250 evaluations and the preview 40, however few the steps: hours on one core."""
 SAMPLING_STEPS = 2
-HALF = ("--bf16-unet", "--bf16-vae", "--bf16-text-enc")
+HALF = ("--bf16-unet", "--bf16-vae", "--bf16-text-enc", "--use-pytorch-cross-attention")
 TO_THE_END, STOPPED = "to the end", "stopped at the time limit"
 OUTPUTS = {"SaveImage", "PreviewImage", "PreviewAny", "HSpaceSaveConcept"}
 
@@ -200,9 +200,9 @@ def report(rows: list[dict]) -> str:
         "Files in fp16 with random weights, loaded by Load Checkpoint in a real server. Each workflow as shipped but "
         f"for its loader, one image, {SAMPLING_STEPS} sampling steps, and in Discover {DISCOVER['steps']} steps on one "
         "image, without measure_range and preview; the vectors that the others load are found on images a quarter as "
-        "wide. SD 1.5 and SDXL: full size, 512 x 512, bfloat16, SDXL with gradient checkpointing. The reduced ones "
-        "have fewer layers: 64 x 64, float32 as ComfyUI chooses. Peak memory is the server's resident memory, pages of "
-        "the mapped file among it. The first row of each checkpoint also loads it. Processor time is that of all "
-        "threads, and other work on the machine does not add to it.\n\n"
+        "wide. SD 1.5 and SDXL: full size, 512 x 512, bfloat16, torch's attention, SDXL with gradient checkpointing. "
+        "The reduced ones have fewer layers: 64 x 64, float32 as ComfyUI chooses. Peak memory is the server's resident "
+        "memory, pages of the mapped file among it. The first row of each checkpoint also loads it. Processor time is "
+        "that of all threads, and other work on the machine does not add to it.\n\n"
         + markdown_table(["checkpoint", "workflow", "ran", "processor time", "time", "peak memory"], lines)
     )
