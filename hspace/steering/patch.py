@@ -32,6 +32,9 @@ from .state import SteeringCall, SteeringRun
 
 RUNS_KEY, CALLS_KEY = "hspace_steering", "hspace_steering_calls"
 """Keys of transformer_options under which runs and calls are kept, by patch."""
+COMPILED_KEY = "torch.compile"
+"""ComfyUI's, of the wrapper of a compiled U-Net. Newer versions compile with no guard on transformer_options, so that a
+U-Net traced without a patch would run without it ever after. A keyword argument that says what is traced is guarded."""
 HALVES = ("positive", "negative", "both")
 """Of classifier-free guidance."""
 
@@ -143,6 +146,10 @@ class SteeringPatch:
         if run is not None:  # else it was called outside of sampling; the patch says so
             call = self.start_call(run, x, compute_dtype(executor.class_obj), options, c_crossattn)
             options.setdefault(CALLS_KEY, {})[self.key] = call
+            if COMPILED_KEY in options.get("wrappers", {}).get(comfy.patcher_extension.WrappersMP.APPLY_MODEL, {}):
+                shapes = call and [(site, *delta.shape) for site, delta in call.deltas.items()]
+                traced = f"{self.key} {shapes} {call is None or call.active is None}"
+                kwargs[RUNS_KEY] = f"{kwargs.get(RUNS_KEY, '')}{traced};"
         return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
     def run_of_call(self, x: torch.Tensor, transformer_options: dict) -> SteeringRun | None:
