@@ -25,6 +25,7 @@ NAMES = (
     "endurance",
     "crashes",
     "scale",
+    "full_size",
 )
 """Modules with `add_arguments(parser)` and `run(options)`."""
 

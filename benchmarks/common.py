@@ -277,10 +277,10 @@ def header() -> dict[str, str]:
 
 
 def _arguments() -> list[str]:
-    """Those of the command line, without the folder of the result files, which figures do not depend on."""
-    arguments = sys.argv[1:]
-    places = [i for i, text in enumerate(arguments) if text == "--results" or text.startswith("--results=")]
-    dropped = {j for i in places for j in ((i, i + 1) if arguments[i] == "--results" else (i,))}
+    """Those of the command line, without folders, which figures do not depend on."""
+    arguments, folders = sys.argv[1:], ("--results", "--folder")
+    places = [i for i, text in enumerate(arguments) if text.partition("=")[0] in folders]
+    dropped = {j for i in places for j in ((i, i + 1) if arguments[i] in folders else (i,))}
     return [text for i, text in enumerate(arguments) if i not in dropped]
 
 

@@ -78,16 +78,16 @@ def unet_structure(model) -> UnetStructure:
             f"model: {type(model.model).__name__} ({type(unet).__name__}) has no U-Net bottleneck to steer. "
             "Supported are SD 1.x, 2.x, SDXL, SSD-1B, Segmind Vega, KOALA, SVD and fine-tunes: load one of those."
         )
-    config = model.model.model_config.unet_config
+    family, config = type(model.model.model_config), model.model.model_config.unet_config
     return UnetStructure(
-        config_name=type(model.model.model_config).__name__,
+        config_name=family.__name__,
         decoder=_decoder_entrances(unet),
         channel_mult=tuple(unet.channel_mult),
         context_dim=config.get("context_dim"),
         transformer_depth=tuple(config.get("transformer_depth", ())),
         transformer_depth_middle=config.get("transformer_depth_middle"),
         temporal=bool(config.get("use_temporal_attention")),
-        native_size=getattr(model.model.model_config, "native_size", 0),
+        native_size=getattr(family, "native_size", 0),  # of the class: the object itself warns of what it lacks
     )
 
 

@@ -154,7 +154,7 @@ def open_editor(server: Server, size: dict = SIZE) -> Iterator[Editor]:
     with sync_playwright() as playwright:
         browser = launch(playwright)
         try:
-            editor = Editor(browser.new_page(viewport=size), server)
+            editor = Editor(browser.new_page(viewport=size, reduced_motion="reduce"), server)
             editor.open()
             yield editor
         finally:

@@ -39,6 +39,7 @@ SD = {
     "transformer_depth_middle": 1,
 }
 SD1 = {**SD, "context_dim": 768, "num_heads": 8}
+SD2 = {**SD, "context_dim": 1024, "num_head_channels": 64, "use_linear_in_transformer": True}
 XL = {
     "channel_mult": [1, 2, 4],
     "num_res_blocks": [2, 2, 2],
@@ -56,6 +57,11 @@ REDUCED = {
     "num_res_blocks": [1, 1],
     "transformer_depth": [1, 1],
     "transformer_depth_output": [1, 1, 1, 1],
+}
+REDUCED_SD2 = {
+    "channel_mult": [1, 1, 1, 1],
+    "transformer_depth": [1, 0, 0, 0, 0, 0, 0, 0],
+    "transformer_depth_output": [1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0],
 }
 REDUCED_XL = {"channel_mult": [1, 1, 1], "num_res_blocks": [2, 2, 2]}
 """Widths and levels that ComfyUI's model detection does not look at."""
@@ -89,13 +95,15 @@ class Kind:
 KINDS = {
     "SD 1.5": Kind(comfy.supported_models.SD15, comfy.sd1_clip.SD1ClipModel, SD1),
     "SD 1.5 inpainting": Kind(comfy.supported_models.SD15, comfy.sd1_clip.SD1ClipModel, {**SD1, "in_channels": 9}),
-    "SD 2.1 v": Kind(
-        comfy.supported_models.SD20,
-        comfy.text_encoders.sd2_clip.SD2ClipModel,
-        {**SD, "context_dim": 1024, "num_head_channels": 64, "use_linear_in_transformer": True},
-    ),
+    "SD 2.1 v": Kind(comfy.supported_models.SD20, comfy.text_encoders.sd2_clip.SD2ClipModel, SD2),
     "SDXL": Kind(comfy.supported_models.SDXL, comfy.sdxl_clip.SDXLClipModel, XL),
+    "SD 2.1 v reduced": Kind(
+        comfy.supported_models.SD20, comfy.text_encoders.sd2_clip.SD2ClipModel, {**SD2, **REDUCED_SD2}, reduced=True
+    ),
     "SD 1.5 reduced": Kind(comfy.supported_models.SD15, comfy.sd1_clip.SD1ClipModel, {**SD1, **REDUCED}, reduced=True),
+    "SD 1.5 inpainting reduced": Kind(
+        comfy.supported_models.SD15, comfy.sd1_clip.SD1ClipModel, {**SD1, **REDUCED, "in_channels": 9}, reduced=True
+    ),
     "SDXL reduced": Kind(
         comfy.supported_models.SDXL, comfy.sdxl_clip.SDXLClipModel, {**XL, **REDUCED_XL}, reduced=True
     ),
@@ -118,7 +126,7 @@ def random_checkpoint(kind: str, seed: int = 0) -> dict[str, torch.Tensor]:
         text = chosen.text(device="meta", dtype=HALF)
     config = chosen.config(unet_config={})
     state = config.process_unet_state_dict_for_saving(fill(unet, pool))
-    if kind == "SD 2.1 v":  # ComfyUI tells v-prediction from the spread of this bias
+    if kind.startswith("SD 2.1 v"):  # ComfyUI tells v-prediction from the spread of this bias
         bias = state["model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"]
         bias.copy_(0.5 * pool[: len(bias)])
     state |= config.process_vae_state_dict_for_saving(_vae(chosen.reduced, pool))

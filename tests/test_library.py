@@ -296,10 +296,18 @@ def test_the_vector_is_the_node_s(library, demo_model, monkeypatch):
     assert facts(found) == vector.provenance.to_strings()
 
 
-def test_a_complete_checkpoint_file(tmp_path):
-    """SD 1.5's shape in a small U-Net, beside a text encoder of full size and a VAE: loaded by ComfyUI's own loader."""
+@pytest.mark.parametrize(
+    ("kind", "family", "prediction", "channels_in"),
+    [
+        ("SD 1.5 reduced", "SD15", "EPS", 4),
+        ("SD 1.5 inpainting reduced", "SD15", "EPS", 9),
+        ("SD 2.1 v reduced", "SD20", "V_PREDICTION", 4),
+    ],
+)
+def test_a_complete_checkpoint_file(tmp_path, kind, family, prediction, channels_in):
+    """Its family's shape in a small U-Net, beside a text encoder of full size and a VAE: ComfyUI's own loader."""
     file = tmp_path / "sd.safetensors"
-    save_file(random_checkpoint("SD 1.5 reduced"), file)
+    save_file(random_checkpoint(kind), file)
     one_pair = {"name": "cook", "with_concept": "a cook", "without": "a person"}
     settings = {"steps": 2, "sample_count": 1, "batch_size": 1, "width": 64, "height": 64}
     spec = written(tmp_path, checkpoints=[str(file)], concepts=[one_pair], settings=settings, strips={})
@@ -308,7 +316,9 @@ def test_a_complete_checkpoint_file(tmp_path):
     loaded = load(str(file))
     record = run_job(loaded, job, lambda done, of: None)
     vector = load_concept(job.vector_path)
-    assert (vector.family, vector.tensor.shape) == ("SD15", (320, 1, 1))
+    assert (vector.family, vector.tensor.shape) == (family, (320, 1, 1))
+    assert loaded.model.model.model_type.name == prediction
+    assert loaded.model.model.diffusion_model.in_channels == channels_in
     assert torch.isfinite(vector.tensor).all()
     assert vector.tensor.any()
     assert record["facts"]["concept_prompt"] == "a cook"

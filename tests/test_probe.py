@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import nodes
-from helpers import ROOT, conditioning, random_vector, run_node, sample, tiny_model
+from helpers import ROOT, conditioning, random_vector, run_node, run_stock_node, sample, tiny_model
 from hspace.concepts import NOTHING, Choice, Sum, Sweep
 from hspace.steering import apply_steering, find_reading, probe_concepts, steer_conditioning
 
@@ -206,7 +206,8 @@ def beside(model, name):
     if name == "context windows":
         from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 
-        return ContextWindowsManualNode.execute(model, 2, 1, "standard_static", 1, False, "flat", 0)[0], prompt
+        windows = {"context_length": 2, "context_overlap": 1, "context_schedule": "standard_static", "dim": 0}
+        return run_stock_node(ContextWindowsManualNode, model=model, fuse_method="flat", **windows)[0], prompt
     if name == "pag":
         from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from composition.builders import ARCHITECTURES, CPU, build, calls, chunks, conditioning, detect, sample, vector_for
-from helpers import FLUX, run_node
+from helpers import FLUX, run_node, tiny_model
 from hspace.bottleneck import base_model, find_bottleneck
 from hspace.concepts import Sweep, Vector, resize_vector
 from hspace.steering import apply_steering
@@ -48,6 +48,17 @@ def test_full_size_detection(name):
     model.diffusion_model.out.to_empty(device="cpu")
     site = find_bottleneck(comfy.model_patcher.ModelPatcher(model, CPU, CPU))
     assert (site.family, *site.decoder[0]) == (family, channels, downscale)
+
+
+def test_nothing_is_asked_that_a_configuration_lacks(monkeypatch):
+    """Newer configurations answer with None, and with a warning in the log."""
+    asked = []
+    model = tiny_model()
+    monkeypatch.setattr(
+        type(model.model.model_config), "__getattr__", lambda self, name: asked.append(name), raising=False
+    )
+    assert find_bottleneck(model).native_size == 0
+    assert not asked
 
 
 def test_exactly_h_plus_strength_times_v(named_model):

@@ -137,6 +137,19 @@ def test_compiled(tiny, name):
     assert not counters["graph_break"]
 
 
+def test_compiled_once_and_steered_or_not(tiny):
+    """One compiled model, sampled plain, with one vector, with another, and plain again."""
+    patched = compiled(tiny, "eager")
+    first, second = (random_vector(name=str(seed), seed=seed) for seed in (0, 1))
+    for change in (
+        lambda m: m,
+        lambda m: apply_steering(m, first, 2.0),
+        lambda m: apply_steering(m, second, 2.0, 0.2, 0.6),
+        lambda m: m,
+    ):
+        assert torch.equal(sample_tiny(change(patched), steps=2), sample_tiny(change(tiny), steps=2))
+
+
 def test_compiled_and_probed(tiny):
     """No graph break, the same bits, and no recompile but those for the probe's own evaluations, in the first run."""
     probed, probe = probe_concepts(tiny, [random_vector(name="v")], 0.0, 1.0)
