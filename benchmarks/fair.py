@@ -12,18 +12,15 @@ import numpy as np
 import scipy.stats
 import torch
 
-from demo.captions import GENDERS, MOSTLY_WOMEN, SKIN_TONES, caption
+from demo.captions import GENDERS, SKIN_TONES, caption
 from hspace import Concept, Vector
-from hspace.concepts import evened_weights
 from hspace_library.evaluation.statistics import deviation_of, mean_deviation
 
 from .baselines import mean_difference
 from .common import (
-    LEARN_PROFESSIONS,
     PAPER_PROTOCOL,
     Bench,
     Task,
-    cycled,
     markdown_table,
     mean_row,
     result_path,
@@ -49,8 +46,7 @@ from .shipped_vectors import STRENGTHS, TASKS, calibrate
 
 CLASSES = {"gender": len(GENDERS), "skin tone": len(SKIN_TONES), "both": len(GENDERS) * len(SKIN_TONES)}
 PAPER_METHOD = "paper's vectors"
-EVENED = "ours, weights evened"
-METHODS = ("unsteered", "word in the prompt", "mean difference", "ours, random", "ours, balanced", EVENED, PAPER_METHOD)
+METHODS = ("unsteered", "word in the prompt", "mean difference", "ours, random", "ours, balanced", PAPER_METHOD)
 METHODS_OF = {
     "gender": METHODS,
     "skin tone": METHODS[:-1],
@@ -59,7 +55,6 @@ METHODS_OF = {
 """The paper's protocol for each of seven vectors would take an hour."""
 DISCOVERED_HERE = ("mean difference", PAPER_METHOD)
 CALIBRATION_IMAGES = 48
-EVENING_IMAGES, EVENING_ROUNDS = 120, 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -170,28 +165,9 @@ def expression(bench: Bench, attribute: str, method: str, seed: int) -> Concept:
     balanced = method != "ours, random"
     find = {"mean difference": _mean_difference, PAPER_METHOD: _paper_vector}.get(method)
     load = {"load": partial(find, bench)} if find else {}
-    choices = [
-        make(seed, balanced, **load, weights=evened(bench, name) if method == EVENED else ())
-        for name, make in CHOICES.items()
-        if attribute in (name, "both")
-    ]
+    makers = {"gender": gender_choice, "skin tone": tone_choice}
+    choices = [make(seed, balanced, **load) for name, make in makers.items() if attribute in (name, "both")]
     return choices[0] if len(choices) == 1 else choices[0] + choices[1]
-
-
-CHOICES = {"gender": gender_choice, "skin tone": tone_choice}
-
-
-@cache
-def evened(bench: Bench, attribute: str) -> tuple[int, ...]:
-    """Weights as Concept Balance suggests them, from images of the professions that the vectors were found on."""
-    learnt = [*LEARN_PROFESSIONS, *list(MOSTLY_WOMEN)[::2]]
-    prompts, weights = [caption(p) for p in cycled(learnt, EVENING_IMAGES)], ()
-    for number in range(EVENING_ROUNDS):
-        choice = CHOICES[attribute](number, weights=weights)
-        shown = classes(sample_cell(bench, prompts, choice), attribute)
-        weights = evened_weights(choice.weights, torch.bincount(shown, minlength=CLASSES[attribute]).tolist())
-    print(f"{attribute}: weights {weights}", flush=True)
-    return weights
 
 
 @cache
@@ -244,12 +220,9 @@ def report(results: list[dict], images: int, professions: int) -> str:
         "the profession, same seeds in every row, strength 1. Deviation ratio: 0 is even, 1 is all the same. *Word in "
         "the prompt* is the ceiling: the same balanced choices, written into the prompt. *Mean difference* is a vector "
         "without optimisation, *paper's vectors* are found by the published protocol; both, as ours, are scaled so "
-        "that strength 1 shows most of the concept without harm, and allocated in balance. *Weights evened*: those "
-        f"that Concept Balance suggests after {EVENING_ROUNDS} rounds of {EVENING_IMAGES} images at CFG "
-        f"{SHOWN_CFG:g} of the professions that the vectors were found on. {images} fair coin tosses have a "
-        f"deviation of {coin_tosses(images):.3f} on average.\n\n"
-        + markdown_table(columns, rows)
-        + by_profession(results)
+        f"that strength 1 shows most of the concept without harm, and allocated in balance. {images} fair coin tosses "
+        "have a deviation of "
+        f"{coin_tosses(images):.3f} on average.\n\n" + markdown_table(columns, rows) + by_profession(results)
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,16 +48,14 @@ def shipped_vector(name: str) -> Vector:
     return load_concept(path)
 
 
-def gender_choice(seed: int, balanced: bool = True, load=shipped_vector, weights: Sequence[int] = ()) -> Choice:
-    """One of the two genders for each image, equally often without weights; option i is class i of the judge."""
-    weights = tuple(weights) or (1,) * len(GENDERS)
-    return Choice(tuple(load(name) for name in GENDERS), weights, seed, balanced)
+def gender_choice(seed: int, balanced: bool = True, load=shipped_vector) -> Choice:
+    """One of the two genders for each image; option i is class i of the judge."""
+    return Choice(tuple(load(name) for name in GENDERS), (1,) * len(GENDERS), seed, balanced)
 
 
-def tone_choice(seed: int, balanced: bool = True, load=shipped_vector, weights: Sequence[int] = ()) -> Choice:
-    """One of the five skin tones for each image, equally often without weights; option i is class i of the judge."""
-    weights = tuple(weights) or (1,) * len(SKIN_TONES)
-    return Choice(tuple(load(f"{name} skin") for name in SKIN_TONES), weights, seed, balanced)
+def tone_choice(seed: int, balanced: bool = True, load=shipped_vector) -> Choice:
+    """One of the five skin tones for each image; option i is class i of the judge."""
+    return Choice(tuple(load(f"{name} skin") for name in SKIN_TONES), (1,) * len(SKIN_TONES), seed, balanced)
 
 
 def sample_cell(bench: Bench, prompts: list[str], concept: Concept | None = None, **options) -> Judged:

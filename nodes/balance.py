@@ -2,7 +2,6 @@
 
 from comfy_api.latest import io
 
-from ..hspace.concepts import parse_weights
 from ..hspace.viewing import balance_chart, measure_balance, parse_labels
 from .base import CATEGORY, SearchableNode, schema
 
@@ -44,13 +43,6 @@ class ConceptBalance(SearchableNode):
                     tooltip="One label per line, at least two; each image gets the one it fits best. Word them alike: "
                     "every difference counts, not only the intended one.",
                 ),
-                io.String.Input(
-                    "weights",
-                    default="",
-                    optional=True,
-                    tooltip="The weights of the Choose Concept per Image that these images were made with, if its "
-                    "concepts are the labels in their order; empty for equal ones. Only the output weights uses it.",
-                ),
             ],
             outputs=[
                 io.String.Output(
@@ -66,20 +58,14 @@ class ConceptBalance(SearchableNode):
                     tooltip="Deviation ratio of the judged images: 0 if all labels are equally frequent, 1 if there "
                     "is only one.",
                 ),
-                io.String.Output(
-                    display_name="weights",
-                    tooltip="Weights for Choose Concept per Image that come nearer to even, if its concepts are the "
-                    "labels in their order. Enter them there, and measure again.",
-                ),
             ],
         )
 
     @classmethod
-    def execute(cls, images, clip, clip_vision, labels, weights="") -> io.NodeOutput:
-        names = parse_labels(labels)
-        balance = measure_balance(images, clip, clip_vision, names, parse_weights(weights, len(names), "labels"))
-        report, evened = balance.report(), ", ".join(map(str, balance.evened))
-        return io.NodeOutput(report, balance_chart(balance), balance.deviation, evened, ui={"text": [report]})
+    def execute(cls, images, clip, clip_vision, labels) -> io.NodeOutput:
+        balance = measure_balance(images, clip, clip_vision, parse_labels(labels))
+        report = balance.report()
+        return io.NodeOutput(report, balance_chart(balance), balance.deviation, ui={"text": [report]})
 
 
 NODES = [ConceptBalance]

@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from hspace.concepts.allocation import allocate_balanced, allocate_independent, evened_weights, parse_weights, turns
+from hspace.concepts.allocation import allocate_balanced, allocate_independent, parse_weights, turns
 
 WEIGHTS = [(1, 1), (1,) * 3, (1,) * 5, (2, 1), (3, 7), (1, 9), (2, 1, 1), (5, 3, 2), (1, 2, 3, 4), (3, 3, 1, 1, 5)]
 
@@ -76,20 +76,6 @@ def test_allocate_independent_follow_the_weights():
 )
 def test_weights(text, options, weights):
     assert parse_weights(text, options) == weights
-
-
-def test_evened_weights_end_at_even_shares():
-    """Of options that often show as their neighbours, as medium skin tones do."""
-    outcomes = np.array([[0.9, 0.1, 0.0], [0.4, 0.4, 0.2], [0.0, 0.05, 0.95]])
-    weights, deviations = (1, 1, 1), []
-    for _ in range(4):
-        shares = np.array(weights) @ outcomes / sum(weights)
-        deviations.append(np.abs(shares - 1 / 3).max())
-        weights = evened_weights(weights, [round(300 * share) for share in shares])
-    assert deviations[0] > 0.14
-    assert deviations[-1] < 0.06
-    assert deviations == sorted(deviations, reverse=True)
-    assert evened_weights((1, 1), [40, 0]) == (7, 53)
 
 
 @pytest.mark.parametrize("text", ["1", "1,2,3", "a,b", "1,0", "1,-1", "1,1/0", "nan,1", "inf,1", "0.333333,0.666667"])

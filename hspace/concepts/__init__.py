@@ -1,6 +1,6 @@
 """Concepts: vectors, the algebra over them, their allocation to images, and the provenance of vectors."""
 
-from .allocation import evened_weights, parse_weights
+from .allocation import parse_weights
 from .assignment import Assignment, image_labels
 from .choice import Choice
 from .concept import NOTHING, Concept, Sum
@@ -28,7 +28,6 @@ __all__ = [
     "Varied",
     "Vector",
     "check_finite",
-    "evened_weights",
     "image_labels",
     "parse_weights",
     "quoted",

@@ -10,7 +10,6 @@ import hashlib
 import heapq
 import itertools
 import re
-from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
 from math import gcd, lcm
@@ -22,15 +21,11 @@ from .quoting import quoted
 MAX_PERIOD = 10_000
 LONGEST_NUMBER, LARGEST_EXPONENT = 100, 999
 """Characters and power of ten of one weight: enough for every share that can be balanced, and read in no time."""
-EVENED_IN_ALL, MOST_EVENED = 60, 4.0
 _EXPONENT = re.compile(r"e[+-]?[0_]*([\d_]*)\Z", re.IGNORECASE)
 
 
-def parse_weights(text: str, options: int, of: str = "connected concepts") -> tuple[int, ...]:
+def parse_weights(text: str, options: int) -> tuple[int, ...]:
     """Whole-number weights without a common divisor from a list such as "2,1" or "0.7, 0.3"; empty is uniform.
-
-    Args:
-        of: what the options are called in errors.
 
     Raises:
         ValueError: not one positive number for each option, or numbers too fine to balance.
@@ -39,7 +34,9 @@ def parse_weights(text: str, options: int, of: str = "connected concepts") -> tu
         return (1,) * options
     count, shown = text.count(",") + 1, quoted(text, LONGEST_NUMBER)
     if count != options:
-        raise ValueError(f"weights: {count} numbers for {options} {of}. Give one number for each, or leave it empty.")
+        raise ValueError(
+            f"weights: {count} numbers for {options} connected concepts. Give one number for each, or leave it empty."
+        )
     shares = [_share(part.strip()) for part in text.split(",")]
     if None in shares:
         raise ValueError(f"weights: {shown} is not a list of numbers. Write for instance '2,1'.")
@@ -57,24 +54,6 @@ def parse_weights(text: str, options: int, of: str = "connected concepts") -> tu
             f"weights: {shown} repeats only after {period if period < 10**15 else 'more than 10^15'} images; use "
             "rounder numbers, such as '0.7,0.3'."
         )
-    return tuple(number // divisor for number in whole)
-
-
-def evened_weights(weights: tuple[int, ...], counts: Sequence[int]) -> tuple[int, ...]:
-    """Weights that bring the outcome of a choice nearer to even than these did: whole numbers, `EVENED_IN_ALL` or so.
-
-    Each weight times what its outcome falls short of an even share, `MOST_EVENED` times at most. An option that often
-    shows as another one thus gets more, and one that others show as gets less.
-
-    Args:
-        weights: of the options that the images were made with.
-        counts: images that show each of them, in the same order; one at least in all.
-    """
-    even = sum(counts) / len(counts)
-    factors = [min(even / max(count, 0.5), MOST_EVENED) for count in counts]
-    shares = [weight * factor for weight, factor in zip(weights, factors, strict=True)]
-    whole = [max(1, round(EVENED_IN_ALL * share / sum(shares))) for share in shares]
-    divisor = gcd(*whole)
     return tuple(number // divisor for number in whole)
 
 

@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 
 from ..comfy_compat import clip_text_towers, projected_texts, text_projection, vision_projection
-from ..concepts import evened_weights
 
 LOGIT_SCALE = 100.0
 """CLIP's trained scale: probabilities are the softmax of 100 x cosine."""
@@ -41,7 +40,6 @@ class Balance:
         labels: n texts.
         cosines: float32 `[B, n]`, similarity of each image to each label in [-1, 1]; not finite where an image could
             not be encoded.
-        weights: of the choice that the images were made with, one a label; empty for equal ones.
 
     Raises:
         ValueError: not one image could be judged.
@@ -49,7 +47,6 @@ class Balance:
 
     labels: tuple[str, ...]
     cosines: torch.Tensor
-    weights: tuple[int, ...] = ()
 
     def __post_init__(self):
         if not sum(self.counts):
@@ -83,11 +80,6 @@ class Balance:
         return deviation_ratio(self.counts)
 
     @property
-    def evened(self) -> tuple[int, ...]:
-        """Weights of the same choice that would bring the labels nearer to even (`evened_weights`)."""
-        return evened_weights(self.weights or (1,) * len(self.labels), self.counts)
-
-    @property
     def warning(self) -> str:
         """Empty, or why the figures are not to be trusted."""
         judged = torch.tensor([verdict is not None for verdict in self.verdicts])
@@ -110,8 +102,6 @@ class Balance:
         lines.append(f"deviation: {self.deviation:.2f} (0: all labels alike, 1: one label only)")
         chance = chance_deviation(len(self.labels), judged)
         lines.append(f"chance: an even model stays at or below {chance:.2f} in 95 of 100 batches of {judged}")
-        weights = ", ".join(map(str, self.evened))
-        lines.append(f"weights for a choice between these, in this order, that come nearer to even: {weights}")
         if judged < len(self.cosines):
             lines.append(f"not judged, and counted nowhere: {self._unjudged()}")
         lines += ["", *(self._line(index) for index in range(min(LISTED, len(self.cosines))))]
@@ -170,9 +160,7 @@ def parse_labels(text: str) -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def measure_balance(
-    images: torch.Tensor, clip, clip_vision, labels: tuple[str, ...], weights: tuple[int, ...] = ()
-) -> Balance:
+def measure_balance(images: torch.Tensor, clip, clip_vision, labels: tuple[str, ...]) -> Balance:
     """Judge images with the CLIP towers of ComfyUI's objects.
 
     Args:
@@ -180,7 +168,6 @@ def measure_balance(
         clip: ComfyUI's CLIP, with the text encoder of a CLIP in it.
         clip_vision: ComfyUI's ClipVisionModel.
         labels: two or more distinct texts.
-        weights: as in `Balance`.
 
     Raises:
         ValueError: towers that are not of one CLIP or lack their projection, labels too long for CLIP, or no image
@@ -193,7 +180,7 @@ def measure_balance(
         embeds = clip_vision.encode_image(chunk)["image_embeds"].float().cpu()
         cosines.append(F.normalize(embeds, dim=-1) @ texts.T)
         progress.update(len(chunk))
-    return Balance(labels, torch.cat(cosines), weights)
+    return Balance(labels, torch.cat(cosines))
 
 
 def encode_labels(clip, labels: tuple[str, ...], width: int) -> torch.Tensor:
