@@ -42,10 +42,11 @@ def open_small(editor, workflow: str, change=lambda: None) -> None:
 
 
 def put_in(editor, typed: str, name: str) -> None:
-    """Take the first result of a search, and connect it where Apply was."""
+    """Take the result of a search, and connect it where Apply was."""
     editor.open_search()
     editor.search(typed, name)
-    editor.page.keyboard.press("Enter")
+    # Not by the Enter key: it takes what is highlighted, which a busy machine does later.
+    editor.page.get_by_role("option").filter(has_text=name).first.click()
     editor.page.wait_for_function("() => app.graph.nodes.some(node => node.subgraph)")
     widgets = editor.page.evaluate("""() => {
         const blueprint = app.graph.nodes.find(node => node.subgraph);
