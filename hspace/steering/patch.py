@@ -19,6 +19,7 @@ from dataclasses import replace
 
 import comfy.patcher_extension
 import torch
+from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 
 from ..bottleneck import Bottleneck
 from ..comfy_compat import DECODER, compute_dtype, give_each_cond_a_uuid, put_first, window_indices
@@ -32,9 +33,6 @@ from .state import SteeringCall, SteeringRun
 
 RUNS_KEY, CALLS_KEY = "hspace_steering", "hspace_steering_calls"
 """Keys of transformer_options under which runs and calls are kept, by patch."""
-COMPILED_KEY = "torch.compile"
-"""ComfyUI's, of the wrapper of a compiled U-Net. Newer versions compile with no guard on transformer_options, so that a
-U-Net traced without a patch would run without it ever after. Names of keyword arguments are guarded, and say it."""
 HALVES = ("positive", "negative", "both")
 """Of classifier-free guidance."""
 
@@ -146,7 +144,9 @@ class SteeringPatch:
         if run is not None:  # else it was called outside of sampling; the patch says so
             call = self.start_call(run, x, compute_dtype(executor.class_obj), options, c_crossattn)
             options.setdefault(CALLS_KEY, {})[self.key] = call
-            if COMPILED_KEY in options.get("wrappers", {}).get(comfy.patcher_extension.WrappersMP.APPLY_MODEL, {}):
+            if COMPILE_KEY in options.get("wrappers", {}).get(comfy.patcher_extension.WrappersMP.APPLY_MODEL, {}):
+                # Newer versions compile with no guard on transformer_options, and a U-Net traced without a patch would
+                # run without it ever after. Names of keyword arguments are guarded.
                 shapes = call and [(site, *delta.shape) for site, delta in call.deltas.items()]
                 kwargs[f"{RUNS_KEY} {self.key} {shapes} {call is None or call.active is None}"] = None
         return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
