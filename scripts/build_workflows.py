@@ -32,19 +32,20 @@ def start_here(flow: Workflow) -> None:
     flow.group("2. A concept", first)
     first = len(flow.nodes)
     flow.at(2)
-    positive, negative = _prompts(flow, clip, "a judge")
-    (latent,) = flow.add("EmptyLatentImage", None, (320, 130), width=128, height=128, batch_size=8)
-    steered, _ = flow.add("HSpaceApplySteering", None, (320, 230), model=model, concept=concept, strength=STRENGTH)
-    flow.note(
+    names = (("Unsteered", "start_unsteered"), ("Steered", "start_steered"))
+    positive, steered, savers = _plain_and_steered(
+        flow,
+        3,
+        (model, clip, vae),
+        concept,
+        "a judge",
+        names,
         "### 3. Start here\nPress **Run**: the same seeds, plain and steered. Change the prompt, the **strength** "
         "(below 0 steers away) or the concept, and run again. Newer editors show just these as an app: **Enter app "
         "mode** in the workflow's menu.\n\nTo find a concept of your own, on your own checkpoint, open the template "
         "**discover_and_steer**.",
-        320,
         250,
     )
-    columns = (("Unsteered", "start_unsteered", model), ("Steered", "start_steered", steered))
-    savers = _sample(flow, 3, vae, columns, positive=positive, negative=negative, latent_image=latent)
     flow.group("3. Draw, plain and steered", first)
     flow.as_app([(concept, "concept_name"), (steered, "strength"), (positive, "text")], savers, {"text": "prompt"})
 
@@ -169,6 +170,42 @@ def _sample(flow: Workflow, column: int, vae: Out, versions: tuple[tuple[str, st
     return savers
 
 
+def _plain_and_steered(
+    flow: Workflow,
+    column: int,
+    parts: tuple[Out, Out, Out],
+    concept: Out,
+    prompt: str | Out,
+    names: tuple[tuple[str, str], tuple[str, str]],
+    note: str,
+    height: int,
+    assigned: bool = False,
+) -> tuple[Out, Out, list[int]]:
+    """Eight images of a prompt twice, from the same seeds: the model alone, and steered.
+
+    Args:
+        column: of the first of the two; the second is right of it.
+        parts: MODEL, CLIP and VAE.
+        names: title and file name of each.
+        note: above which Apply is, with its height.
+        assigned: also show which image is given what.
+
+    Returns:
+        The encoded prompt, the steered model, and who saves.
+    """
+    model, clip, vae = parts
+    positive, negative = _prompts(flow, clip, prompt)
+    (latent,) = flow.add("EmptyLatentImage", None, (320, 130), width=128, height=128, batch_size=8)
+    apply = {"model": model, "concept": concept, "strength": STRENGTH}
+    steered, assignment = flow.add("HSpaceApplySteering", None, (320, 230), **apply)
+    if assigned:
+        flow.add("PreviewAny", "Who gets what", (320, 180), source=assignment)
+    flow.note(note, 320, height)
+    versions = tuple((title, file, shown) for (title, file), shown in zip(names, (model, steered), strict=True))
+    savers = _sample(flow, column, vae, versions, positive=positive, negative=negative, latent_image=latent)
+    return positive, steered, savers
+
+
 def fair_generation(flow: Workflow) -> None:
     """Half of the judges are women."""
     model, clip, vae = _demo_model(flow)
@@ -184,17 +221,17 @@ def fair_generation(flow: Workflow) -> None:
     flow.group("2. One of two per image", first)
     first = len(flow.nodes)
     flow.at(2)
-    positive, negative = _prompts(flow, clip, "a judge")
-    (latent,) = flow.add("EmptyLatentImage", None, (320, 130), width=128, height=128, batch_size=8)
-    steered, assignment = flow.add("HSpaceApplySteering", None, (320, 230), model=model, concept=choice, strength=1.0)
-    flow.add("PreviewAny", "Who gets what", (320, 180), source=assignment)
-    flow.note(
+    _plain_and_steered(
+        flow,
+        3,
+        (model, clip, vae),
+        choice,
+        "a judge",
+        (("Unsteered", "fair_unsteered"), ("Fair", "fair")),
         "### 3. Steer\nThe same seeds twice: the model alone, and with a choice for each image.",
-        320,
         110,
+        assigned=True,
     )
-    columns = (("Unsteered", "fair_unsteered", model), ("Fair", "fair", steered))
-    _sample(flow, 3, vae, columns, positive=positive, negative=negative, latent_image=latent)
     flow.group("3. Draw, plain and fair", first)
 
 
@@ -213,12 +250,16 @@ def safe_generation(flow: Workflow) -> None:
     flow.group("2. What must not appear", first)
     first = len(flow.nodes)
     flow.at(2)
-    positive, negative = _prompts(flow, clip, "a detective")
-    (latent,) = flow.add("EmptyLatentImage", None, (320, 130), width=128, height=128, batch_size=8)
-    steered, _ = flow.add("HSpaceApplySteering", None, (320, 230), model=model, concept=safe, strength=1.0)
-    flow.note("### 3. Steer\nThis model arms half of its detectives although the prompt does not say so.", 320, 100)
-    columns = (("Unsteered", "safe_unsteered", model), ("Safe", "safe", steered))
-    _sample(flow, 3, vae, columns, positive=positive, negative=negative, latent_image=latent)
+    _plain_and_steered(
+        flow,
+        3,
+        (model, clip, vae),
+        safe,
+        "a detective",
+        (("Unsteered", "safe_unsteered"), ("Safe", "safe")),
+        "### 3. Steer\nThis model arms half of its detectives although the prompt does not say so.",
+        100,
+    )
     flow.group("3. Draw, plain and safe", first)
 
 
@@ -249,12 +290,16 @@ def responsible_prompt(flow: Workflow) -> None:
         remove_matched=True,
     )
     flow.add("PreviewAny", "What was found", (320, 120), source=matched)
-    positive, negative = _prompts(flow, clip, prompt)
-    (latent,) = flow.add("EmptyLatentImage", None, (320, 130), width=128, height=128, batch_size=8)
-    steered, _ = flow.add("HSpaceApplySteering", None, (320, 230), model=model, concept=concept, strength=1.0)
-    flow.note("### 3. Steer\nThe model alone ignores such requests, or does the opposite.", 320, 100)
-    columns = (("Prompt alone", "prompt_alone", model), ("Prompt heard", "prompt_heard", steered))
-    _sample(flow, 4, vae, columns, positive=positive, negative=negative, latent_image=latent)
+    _plain_and_steered(
+        flow,
+        4,
+        (model, clip, vae),
+        concept,
+        prompt,
+        (("Prompt alone", "prompt_alone"), ("Prompt heard", "prompt_heard")),
+        "### 3. Steer\nThe model alone ignores such requests, or does the opposite.",
+        100,
+    )
     flow.group("3. Draw, ignored and heard", first)
 
 
@@ -326,13 +371,17 @@ def compose_concepts(flow: Workflow) -> None:
     flow.group("2. A sum of choices", first)
     first = len(flow.nodes)
     flow.at(3)
-    positive, negative = _prompts(flow, clip, "a firefighter")
-    (latent,) = flow.add("EmptyLatentImage", None, (320, 130), width=128, height=128, batch_size=8)
-    steered, assignment = flow.add("HSpaceApplySteering", None, (320, 230), model=model, concept=both, strength=1.0)
-    flow.add("PreviewAny", "Who gets what", (320, 180), source=assignment)
-    flow.note("### 3. Steer\nThe same seeds, plain and steered.", 320, 90)
-    columns = (("Unsteered", "compose_unsteered", model), ("Composed", "composed", steered))
-    _sample(flow, 4, vae, columns, positive=positive, negative=negative, latent_image=latent)
+    _plain_and_steered(
+        flow,
+        4,
+        (model, clip, vae),
+        both,
+        "a firefighter",
+        (("Unsteered", "compose_unsteered"), ("Composed", "composed")),
+        "### 3. Steer\nThe same seeds, plain and steered.",
+        90,
+        assigned=True,
+    )
     flow.group("3. Draw, plain and composed", first)
 
 
