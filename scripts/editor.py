@@ -102,6 +102,21 @@ class Editor:
         """The button beside it that interrupts what runs."""
         self.page.get_by_role("button", name="Cancel current run").first.click()
 
+    def idle_within(self, seconds: float) -> bool:
+        """Wait until nothing runs and nothing is queued; False where that takes longer."""
+        # A loop of its own: wait_for_function takes the promise of an async condition for a true one.
+        return self.page.evaluate(
+            """async seconds => {
+                for (const end = Date.now() + 1000 * seconds; Date.now() < end;) {
+                    const {queue_running, queue_pending} = await (await fetch('/queue')).json();
+                    if (!queue_running.length && !queue_pending.length) return true;
+                    await new Promise(resolve => setTimeout(resolve, 50));
+                }
+                return false;
+            }""",
+            seconds,
+        )
+
     def wait_for_images(self, kind: str = "SaveImage", timeout: float = 300) -> None:
         """Wait until every node of a kind shows its images."""
         self.page.wait_for_function(

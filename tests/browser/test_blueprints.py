@@ -9,6 +9,8 @@ RECIPES = {
     "safe": ("Safe generation (H-Space)", "safe_generation"),
     "slider": ("Concept slider (H-Space)", "fair_generation"),
 }
+HIGHLIGHTED = "[role=option]:is([data-p-focus=true], [aria-selected=true])"
+"""The result that Enter takes: the first attribute is that of older editors."""
 SAME_AS_ITS_WORKFLOW = ("fair", "safe")
 
 
@@ -42,11 +44,11 @@ def open_small(editor, workflow: str, change=lambda: None) -> None:
 
 
 def put_in(editor, typed: str, name: str) -> None:
-    """Take the result of a search, and connect it where Apply was."""
+    """Take the first result of a search, and connect it where Apply was."""
     editor.open_search()
     editor.search(typed, name)
-    # Not by the Enter key: it takes what is highlighted, which a busy machine does later.
-    editor.page.get_by_role("option").filter(has_text=name).first.click()
+    editor.page.locator(HIGHLIGHTED).filter(has_text=name).wait_for()  # a busy machine highlights late
+    editor.page.keyboard.press("Enter")
     editor.page.wait_for_function("() => app.graph.nodes.some(node => node.subgraph)")
     widgets = editor.page.evaluate("""() => {
         const blueprint = app.graph.nodes.find(node => node.subgraph);

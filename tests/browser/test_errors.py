@@ -94,14 +94,6 @@ FAILED = """([kind, words]) => app.lastExecutionError?.node_type === kind
 ON_THE_NODE = """([kind, words]) => app.graph.nodes.some(node => node.type === kind
     && node.widgets.some(widget => typeof widget.value === 'string' && widget.value.includes(words)))"""
 WAIT = 60_000
-IDLE = """async () => {
-    for (let i = 0; i < 1200; i++) {
-        const {queue_running, queue_pending} = await (await fetch('/queue')).json();
-        if (!queue_running.length && !queue_pending.length) return true;
-        await new Promise(resolve => setTimeout(resolve, 50));
-    }
-    return false;
-}"""
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +127,7 @@ def do(editor, workflow):
 
     yield do_and_run
     editor.page.keyboard.press("Escape")
-    assert editor.page.evaluate(IDLE)
+    assert editor.idle_within(60)
 
 
 @pytest.mark.parametrize("what", WHEN_QUEUED)
