@@ -13,6 +13,7 @@ from .common import RESULTS, header, write_results_to
 NAMES = (
     "main_job",
     "discovery",
+    "second_architecture",
     "fair",
     "safe",
     "text_enhancing",

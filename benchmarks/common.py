@@ -271,7 +271,7 @@ def header() -> dict[str, str]:
         "commit": (_git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if changed else ""),
         "torch": torch.__version__,
         "ComfyUI": comfyui_version.__version__,
-        "processor": f"{_processor()}, threads: {torch.get_num_threads()}",
+        "processor": f"{device_name()}, threads: {torch.get_num_threads()}",
         "command": f"python -m benchmarks {shlex.join(_arguments())}",
     }
 
@@ -291,7 +291,7 @@ def _git(*arguments: str) -> str:
     return subprocess.run([git, *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
-def _processor() -> str:
+def device_name() -> str:
     """The name of the device that computes; of a CPU, the one that it goes by in shops."""
     device = comfy.model_management.get_torch_device()
     if device.type != "cpu":

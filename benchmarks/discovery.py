@@ -38,6 +38,7 @@ from .common import (
     at_fidelity,
     attribute_task,
     cycled,
+    device_name,
     markdown_table,
     mean_row,
     numbers,
@@ -53,7 +54,7 @@ from .common import (
 from .discovery_methods import DEFAULT, LADDER, METHODS, PUBLISHED, RIVALS
 from .style_judge import StyleJudge
 
-STRENGTHS = (0.75, 1.0, 1.25)
+STRENGTHS = (0.75, 0.875, 1.0, 1.125, 1.25)
 BOUNDS = UNSTEERED, IN_THE_PROMPT = "unsteered", "in the prompt"
 """Without a vector: what there is to do, and what the model makes of the word itself."""
 _WOMEN = list(MOSTLY_WOMEN)
@@ -159,6 +160,7 @@ def discover_and_measure(bench: Bench, method: str, concept: str, seed: int, ima
         "evaluations": evaluations,
         "seconds": round(seconds, 1),
         "rows": rows,
+        "device": device_name(),
     }
 
 
@@ -202,7 +204,7 @@ def report(cells: list[dict]) -> str:
         "Share of images with the concept, in percent; professions that no vector was found on, prompts that name "
         "nothing else, 20 steps, CFG 4. Evaluations of the U-Net count a sample each, a backward pass through the "
         "decoder as one, images included. The line above is about the last run, which added to those before it; "
-        "discovery.json has the commit and the number of images of each cell.\n\n"
+        "discovery.json has the commit, the device and the number of images of each cell.\n\n"
         "## The default, by strength\n\n"
         "Concept, with its 95 % interval over all images of all seeds / profession recognised. Calibrated, so strength "
         "1 is what a user gets. *Best* is the strength with most of the concept among those at which 95 % of the "

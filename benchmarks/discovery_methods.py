@@ -9,6 +9,7 @@ from functools import partial
 
 import torch
 
+from demo.captions import SKIN_TONES, caption
 from hspace import Vector, apply_steering
 from hspace.bottleneck import find_bottleneck
 from hspace.discovery import DISTILLED, DiscoverySettings, PromptPairs, Recipe
@@ -143,6 +144,23 @@ def by_default(bench: Bench, task: Task, seed: int) -> tuple[Vector, int]:
 _found: dict[tuple[Bench, str, int], tuple[Vector, int]] = {}
 
 
+def mean_of_runs(bench: Bench, task: Task, seed: int, *, count: int) -> tuple[Vector, int]:
+    """The mean of the default's vectors of several seeds."""
+    found = [by_default(bench, task, 100 * seed + run) for run in range(count)]
+    vectors, evaluations = zip(*found, strict=True)
+    tensors = {site: torch.stack([v.tensors[site] for v in vectors]).mean(0) for site in vectors[0].tensors}
+    return replace(vectors[0], tensor=tensors.pop(0), decoder=tensors), sum(evaluations)
+
+
+def away_from_neighbours(task: Task) -> Task:
+    """The task with an avoid prompt a pair: a skin tone beside the wanted one, in turn the lighter and the darker."""
+    if task.attribute != "skin_tone":
+        return task
+    beside = [tone for tone in (task.value - 1, task.value + 1) if 0 <= tone < len(SKIN_TONES)]
+    professions = task.learn_professions
+    return replace(task, avoid=[caption(p, skin_tone=beside[i % len(beside)]) for i, p in enumerate(professions)])
+
+
 def at_random(bench: Bench, task: Task, seed: int) -> tuple[Vector, int]:
     """A control: random directions, each as long as the default's vector is at that site."""
     vector, _ = by_default(bench, task, seed)
@@ -208,7 +226,7 @@ RIVALS = {
 LADDER = {
     "teacher, each image's error": Method(_NOISED, replace(DISTILLED, error=squared_error), sampled_under=("concept",)),
     "teacher, relative error": Method(_NOISED, sampled_under=("concept",)),
-    "on the sampler's path": Method(_NOT_CALIBRATED),
+    "default, not scaled": Method(_NOT_CALIBRATED),
     "default, guidance 1": Method({"guidance": 1.0}),
     "default, guidance 2": Method({"guidance": 2.0}),
     "default, guidance 5": Method({"guidance": 5.0}),
@@ -216,6 +234,9 @@ LADDER = {
     "default, rate 0.2": Method({"learning_rate": 0.2}),
     "default, batch 4": Method({"batch_size": 4, "steps": 250}),
     "default, 300 steps": Method({"steps": 300, "sample_count": 128}),
+    "default, 1,000 steps": Method({"steps": 1000, "sample_count": 448}),
+    "default, mean of three runs": Method(find=partial(mean_of_runs, count=3)),
+    "default, away from the tones beside it": Method(task=away_from_neighbours),
     "default, the noisier 70 % only": Method(recipe=replace(DISTILLED, states=rolled_out(until=0.7))),
     "default, paths without guidance": Method(recipe=replace(DISTILLED, states=rolled_out(cfg=1.0))),
     "default, weighted by min-SNR": Method(recipe=replace(DISTILLED, error=min_snr)),

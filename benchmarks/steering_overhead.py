@@ -28,7 +28,7 @@ from hspace.bottleneck import find_bottleneck
 from hspace.discovery.streams import generator
 from hspace_library.evaluation.statistics import BOOTSTRAPS
 
-from .common import Bench, Stream, markdown_table, write_report
+from .common import Bench, Stream, device_name, markdown_table, write_report
 
 SD15 = {
     "image_size": 32,
@@ -188,11 +188,6 @@ def synchronise() -> None:
     """Wait for the GPU, if there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-
-
-def device_name() -> str:
-    """ComfyUI's name of the device that computes."""
-    return comfy.model_management.get_torch_device_name(comfy.model_management.get_torch_device())
 
 
 def _sample(guider: TimedGuider, size: int, batch: int, steps: int) -> None:

@@ -22,8 +22,8 @@ from hspace.discovery.gradients import recomputing
 from hspace.discovery.objective import mean_square
 from hspace.discovery.run import Run
 
-from .common import markdown_table, write_report
-from .steering_overhead import SD15, device_name, in_turn, peak_bytes, sd15, timed
+from .common import device_name, markdown_table, write_report
+from .steering_overhead import SD15, in_turn, peak_bytes, sd15, timed
 
 SDXL = {
     "image_size": 32,

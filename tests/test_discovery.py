@@ -343,9 +343,20 @@ def test_calibration_scales_a_vector_to_a_reach_of_1():
     assert raw.vector.provenance.scale == 1
     torch.testing.assert_close(calibrated.vector.tensor, raw.vector.tensor / reach, rtol=1e-3, atol=1e-6)
     raw, calibrated = find(calibrate=False, guidance=0.1), find(guidance=0.1)
-    assert 0 < raw.vector.provenance.reach < 0.5
-    assert calibrated.vector.provenance.scale == 1.5  # and no further
-    torch.testing.assert_close(calibrated.vector.tensor, 1.5 * raw.vector.tensor)
+    reach = raw.vector.provenance.reach
+    assert 0 < reach < 0.5
+    scale = max(1.0, 0.75 + reach)  # and no further
+    assert calibrated.vector.provenance.scale == pytest.approx(scale)
+    torch.testing.assert_close(calibrated.vector.tensor, scale * raw.vector.tensor)
+
+
+@pytest.mark.parametrize(
+    ("reach", "scale"), [(2.0, 0.5), (1.0, 1.0), (0.8, 1.25), (0.6, 1.35), (0.36, 1.11), (0.1, 1.0), (0.0, 1.0)]
+)
+def test_the_less_of_its_concept_a_vector_explains_the_less_it_is_scaled_up(reach, scale):
+    optimiser = VectorOptimiser({0: torch.zeros(1, 1, 1)}, DISTILLED, DiscoverySettings("a", steps=1))
+    optimiser.losses, optimiser._reach_sum, optimiser._reach_steps = [0.0], reach, 1.0
+    assert optimiser.scale == pytest.approx(scale)
 
 
 def test_reach_of_the_teacher_itself():

@@ -44,13 +44,13 @@ def test_no_node_takes_a_number_that_is_none(node_id, name, number):
 
 def within_50_ms(function, *arguments):
     """What it returns or says, and that it did not keep anyone waiting."""
-    began = time.process_time()
+    began = time.thread_time()
     try:
         return function(*arguments)
     except ValueError as error:
         return str(error)
     finally:
-        assert time.process_time() - began < 0.05, arguments
+        assert time.thread_time() - began < 0.05, arguments
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ NESTED = {
 @pytest.mark.parametrize("name", NESTED)
 def test_depth_and_parts_used_again_cost_no_more_than_there_are_parts(name):
     around, count = NESTED[name]
-    began = time.process_time()
+    began = time.thread_time()
     concept = A
     for _ in range(count):
         concept = around(concept)
@@ -136,7 +136,7 @@ def test_depth_and_parts_used_again_cost_no_more_than_there_are_parts(name):
     torch.save(concept, file)
     file.seek(0)
     assert torch.equal(torch.load(file, weights_only=False).coefficients(64), values)
-    assert time.process_time() - began < 5
+    assert time.thread_time() - began < 5
 
 
 def test_too_many_groups_of_images_is_an_error(monkeypatch):

@@ -11,8 +11,9 @@ from .recipe import Recipe
 from .settings import DiscoverySettings
 
 ADAM_STATE = ("exp_avg", "exp_avg_sq")
-MOST_SCALE = 1.5
-"""A vector that explains little of its concept does not do so at any length; longer, it harms (docs/decisions.md)."""
+MOST_SCALE_AT_NO_REACH = 0.75
+"""A vector is made at most this plus its reach times as long: the less of its concept it explains, the sooner it harms
+when it is longer (docs/decisions.md)."""
 REACH_FROM = 0.75
 """Share of the steps after which the vector is near enough to its end to measure its reach, and to be averaged."""
 
@@ -129,9 +130,13 @@ class VectorOptimiser:
 
     @property
     def scale(self) -> float:
-        """The factor on the finished vector that brings its reach to 1: `MOST_SCALE` at most, 1 where there is none."""
+        """The factor on the finished vector that brings its reach to 1, or as near to it as does no harm; at least 1
+        where it falls short, and 1 where there is no reach.
+        """
         reach = self.reach or 0.0
-        return min(1 / reach, MOST_SCALE) if self.settings.calibrate and self.finished and reach > 0 else 1.0
+        if not (self.settings.calibrate and self.finished and reach > 0):
+            return 1.0
+        return min(1 / reach, max(1.0, MOST_SCALE_AT_NO_REACH + reach))
 
     def state(self) -> dict[str, torch.Tensor]:
         """The tensors that `resume` needs: Adam's moments, the losses, and the sizes of h that rates refer to."""
