@@ -6,6 +6,7 @@ Writes discovery_overhead.md.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -15,9 +16,8 @@ from pathlib import Path
 import torch
 from comfy.cli_args import LatentPreviewMethod, args
 
-from hspace import UnfinishedVector, Vector, save_concept
+from hspace import UnfinishedVector, save_concept
 from hspace.discovery import Discovery, DiscoverySettings, Observer, Progress, discover
-from hspace.discovery.optimiser import ADAM_STATE
 from hspace.files import autosave
 from scripts.comfyui import load_pack
 
@@ -35,13 +35,13 @@ class _StopHalfway(Observer):
     """Ends a discovery after half of its steps, and keeps the vector so far."""
 
     def __init__(self):
-        self.vector: Vector | None = None
+        self.vector: UnfinishedVector | None = None
 
     def step(self, progress: Progress) -> None:
         if progress.step == progress.steps // 2:
             raise _Halfway
 
-    def stopped(self, vector: Vector) -> None:
+    def stopped(self, vector: UnfinishedVector) -> None:
         self.vector = vector
 
 
@@ -66,18 +66,20 @@ def run(options: argparse.Namespace) -> None:
     def with_preview() -> None:
         find(observer=NodeObserver(bench.parts[0], settings.steps, settings.name, PREVIEW_EVERY, None))
 
-    def resume() -> None:
+    def halfway() -> UnfinishedVector:
         observer = _StopHalfway()
-        try:
+        with contextlib.suppress(_Halfway):
             find(observer=observer)
-        except _Halfway:
-            find(start_from=observer.vector)
+        return observer.vector
+
+    def resume() -> None:
+        find(start_from=halfway())
 
     discoveries = {"bare": find, "preview every 50 steps": with_preview, "cancelled halfway and resumed": resume}
     seconds = in_turn({name: partial(timed, action) for name, action in discoveries.items()}, options.repeats)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     rows = [[name, f"{value:.2f}", f"{100 * (value / medians['bare'] - 1):+.1f} %"] for name, value in medians.items()]
-    saving, every = seconds_of_a_save(find().vector), autosave.EVERY
+    saving, every = seconds_of_a_save(halfway()), autosave.EVERY
     rows.append([f"saving every {every:.0f} s", f"{saving:.4f} a save", f"{100 * saving / every:+.3f} %"])
     text = (
         "# What a discovery costs beside its steps, on the demo model\n\n"
@@ -88,10 +90,8 @@ def run(options: argparse.Namespace) -> None:
     write_report("discovery_overhead", text)
 
 
-def seconds_of_a_save(vector: Vector, times: int = 20) -> float:
+def seconds_of_a_save(unfinished: UnfinishedVector, times: int = 20) -> float:
     """Median seconds of writing one vector with its optimiser state."""
-    state = {**{key: vector.tensor.clone() for key in ADAM_STATE}, "step": torch.tensor(1.0)}
-    unfinished = UnfinishedVector(vector.tensor, vector.name, vector.family, vector.provenance, state)
     with tempfile.TemporaryDirectory() as folder:
         save: Callable[[], object] = partial(save_concept, unfinished, Path(folder) / "partial.safetensors")
         return statistics.median(timed(save) for _ in range(times))
