@@ -72,22 +72,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this benchmark."""
     parser.add_argument("--size", type=int, action="append", help="may be repeated; default: 256 and 512")
     parser.add_argument("--repeats", type=int, default=21)
+    parser.add_argument("--steps", type=int, default=0, help="of a run of SD 1.5; default: 20 on a GPU, else 1")
 
 
 def run(options: argparse.Namespace) -> None:
     """Measure, and write the results."""
+    steps = options.steps or (20 if torch.cuda.is_available() else 1)
     with torch.inference_mode():
-        rows = measure("demo model", Bench().sampling_parts[0], 128, 16, options.repeats, steps=10)
+        rows = measure("demo model", Bench().sampling_parts[0], 128, 16, options.repeats, 10)
         model = sd15()
         for size in options.size or [256, 512]:
-            rows += measure("SD 1.5", model, size, 1, options.repeats)
+            rows += measure("SD 1.5", model, size, 1, options.repeats, steps)
     columns = ["model", "images", "steered by", "plain, s", "steered, s", "ratio of medians", "extra peak memory"]
     text = (
         f"# Overhead of steering on {device_name()}\n\n"
         "SD 1.5 at full width with random weights, and the demo model; CFG, bfloat16. Medians of "
-        f"{options.repeats} runs of one step each (of ten on the demo model), taken in turn, and 95 % bootstrap "
-        "intervals of their ratio. The first step of a run also works out what is to be added in all of them.\n\n"
-        + markdown_table(columns, rows)
+        f"{options.repeats} runs of {steps} step(s) (of ten on the demo model), in seconds a step, taken in turn, and "
+        "95 % bootstrap intervals of their ratio. The first step of a run also works out what is to be added in all of "
+        "them.\n\n" + markdown_table(columns, rows)
     )
     print(text)
     write_report("steering_overhead", text)
@@ -103,7 +105,7 @@ def sd15() -> comfy.model_patcher.ModelPatcher:
     return comfy.model_patcher.ModelPatcher(model.eval(), load_device=device, offload_device=torch.device("cpu"))
 
 
-def measure(name: str, model, size: int, batch: int, repeats: int, steps: int = 1) -> list[list[str]]:
+def measure(name: str, model, size: int, batch: int, repeats: int, steps: int) -> list[list[str]]:
     """Rows of the table for one model, image size and batch: a vector of all sites, six of them, and a map of h."""
     bottleneck, random = find_bottleneck(model), generator(0, Stream.OVERHEAD)
     family, map_size = bottleneck.family, bottleneck.map_size(size // 8, size // 8)
@@ -122,7 +124,9 @@ def measure(name: str, model, size: int, batch: int, repeats: int, steps: int = 
         # In turn and each round in another order, so that a drift of the machine hits all alike.
         for guider in order:
             _sample(guider, size, batch, steps)
-    plain_seconds, *steered_seconds = (guider.seconds[steps:] for guider in guiders)
+    plain_seconds, *steered_seconds = (
+        np.reshape(guider.seconds[steps:], (-1, steps)).mean(1).tolist() for guider in guiders
+    )
     plain_peak, *steered_peaks = (peak_bytes(partial(_sample, guider, size, batch, 1)) for guider in guiders)
     rows = []
     for steered_by, seconds, peak in zip(concepts, steered_seconds, steered_peaks, strict=True):

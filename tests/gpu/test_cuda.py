@@ -1,11 +1,9 @@
 """What only a GPU can show: half precision end to end, devices followed, the model offloaded again."""
 
-import importlib
-
 import comfy.model_management
-import comfy.model_patcher
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from helpers import Notes, conditioning, random_vector, sample, tiny_model
 from hspace.discovery import DiscoverySettings, PromptPairs, discover
@@ -40,29 +38,9 @@ def test_discovery_in_half_precision(method, dtype):
     assert found.vector.tensor.abs().mean() > 0
 
 
-def memory_management():
-    return importlib.import_module("comfy.memory_management")
-
-
-class DynamicVram:
-    """Dynamic VRAM switched on as ComfyUI's `main.py` does it, and off again.
-
-    Where the installed ComfyUI has none, or its page library does not start on this machine, the test is skipped.
-    """
-
-    def __enter__(self):
-        self.control = pytest.importorskip("comfy_aimdo.control")
-        if not hasattr(comfy.model_patcher, "ModelPatcherDynamic"):
-            pytest.skip("this ComfyUI has no dynamic VRAM")
-        device = comfy.model_management.get_torch_device()
-        if not self.control.init() or not self.control.init_devices([device.index]):
-            pytest.skip("dynamic VRAM does not start on this machine")
-        memory_management().aimdo_enabled = True
-        return self
-
-    def __exit__(self, *error):
-        comfy.model_management.unload_all_models()
-        memory_management().aimdo_enabled = False
+def in_one_order(*arguments, attention=torch.nn.functional.scaled_dot_product_attention, **options):
+    with sdpa_kernel(SDPBackend.MATH):
+        return attention(*arguments, **options)
 
 
 def vector_of(model) -> torch.Tensor:
@@ -71,33 +49,10 @@ def vector_of(model) -> torch.Tensor:
         return discover(model, PromptPairs(conditioning(1), conditioning(2)), settings).vector.tensor
 
 
-def dynamic(dtype):
-    """The same model as `cuda_model`, its weights where ComfyUI's pages put them."""
-    plain = tiny_model(dtype=dtype)
-    cuda, cpu = comfy.model_management.get_torch_device(), torch.device("cpu")
-    return comfy.model_patcher.ModelPatcherDynamic(plain.model, load_device=cuda, offload_device=cpu)
-
-
-@pytest.mark.parametrize("sampled_before", [True, False], ids=["sampled before", "first run"])
-@pytest.mark.parametrize("budget", [None, 0], ids=["room for all", "room for nothing"])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-def test_dynamic_vram(monkeypatch, dtype, budget, sampled_before):
-    """With dynamic VRAM the vector is that of the model without it, also where no weight may stay on the card."""
-    wanted = vector_of(cuda_model(dtype))
-    with DynamicVram():
-        if budget is not None:
-            # What a page that finds no room reports: the layer's weights are streamed through a buffer.
-            monkeypatch.setattr("comfy_aimdo.model_vbar.vbar_fault", lambda allocation: None)
-        model = dynamic(dtype)
-        if sampled_before:
-            sample(model, steps=1)
-        found = vector_of(model)
-        assert any(hasattr(layer, "_v") for layer in model.model.modules()), "no weight was elsewhere"
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
-
-
 def test_a_model_larger_than_what_it_may_use(monkeypatch):
     """Loaded in part, as without dynamic VRAM: layers fetch their weights at every call, through shared buffers."""
+    # The other kernels add in another order each time.
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", in_one_order)
     wanted = vector_of(cuda_model(torch.float32))
     monkeypatch.setattr(comfy.model_management, "vram_state", comfy.model_management.VRAMState.NO_VRAM)
     model = cuda_model(torch.float32)
