@@ -14,7 +14,7 @@ from hspace import Vector, apply_steering
 from hspace.bottleneck import find_bottleneck
 from hspace.discovery import DISTILLED, DiscoverySettings, PromptPairs, Recipe
 from hspace.discovery.distilled import roll_out
-from hspace.discovery.objective import squared_error
+from hspace.discovery.objective import alike, squared_error
 from hspace.discovery.run import Run
 from hspace.discovery.samples import SAMPLING_STEPS, sample_images
 from hspace.discovery.streams import generator
@@ -216,7 +216,8 @@ RIVALS = {
     "mean difference of h": Method(find=difference_of_means, strengths=_FAR),
     "mean difference at all sites": Method(find=partial(difference_of_means, all_sites=True), strengths=_FAR),
     "RespoDiff's concept module": Method(
-        {**RIVAL_SETTINGS, "sites": "bottleneck"}, replace(DISTILLED, error=squared_error, states=respodiff)
+        {**RIVAL_SETTINGS, "sites": "bottleneck"},
+        replace(DISTILLED, error=squared_error, weight=alike, states=respodiff),
     ),
     "Concept Slider (LoRA)": Method(find=discover_slider),
     RANDOM: Method(find=at_random),
@@ -224,11 +225,15 @@ RIVALS = {
 }
 """The default, what people would take instead of it, and controls that must do nothing."""
 LADDER = {
-    "teacher, each image's error": Method(_NOISED, replace(DISTILLED, error=squared_error), sampled_under=("concept",)),
-    "teacher, relative error": Method(_NOISED, sampled_under=("concept",)),
+    "default, on images": Method(_NOISED, sampled_under=("concept",)),
+    "default, on images, every state alike": Method(
+        _NOISED, replace(DISTILLED, weight=alike), sampled_under=("concept",)
+    ),
+    "default, every state alike": Method(recipe=replace(DISTILLED, weight=alike)),
     "default, not scaled": Method(_NOT_CALIBRATED),
     "default, guidance 1": Method({"guidance": 1.0}),
-    "default, guidance 2": Method({"guidance": 2.0}),
+    "default, guidance 1.5": Method({"guidance": 1.5}),
+    "default, guidance 3": Method({"guidance": 3.0}),
     "default, guidance 5": Method({"guidance": 5.0}),
     "default, rate 0.05": Method({"learning_rate": 0.05}),
     "default, rate 0.2": Method({"learning_rate": 0.2}),
@@ -239,7 +244,7 @@ LADDER = {
     "default, away from the tones beside it": Method(task=away_from_neighbours),
     "default, the noisier 70 % only": Method(recipe=replace(DISTILLED, states=rolled_out(until=0.7))),
     "default, paths without guidance": Method(recipe=replace(DISTILLED, states=rolled_out(cfg=1.0))),
-    "default, weighted by min-SNR": Method(recipe=replace(DISTILLED, error=min_snr)),
+    "default, weighted by min-SNR": Method(recipe=replace(DISTILLED, error=min_snr, weight=alike)),
     "default, no decay": Method(recipe=replace(DISTILLED, learning_rate=without_decay)),
     "default, one pair": Method(task=partial(first_pairs, count=1)),
     "default, four pairs": Method(task=partial(first_pairs, count=4)),

@@ -164,7 +164,7 @@ def discoveries(setup: Setup) -> dict:
             "name": name,
             "method": "distilled",
             "learning_rate": 0.1,
-            "guidance": 3.0,
+            "guidance": 2.0,
             "seed": 0,
             **_discover(setup, max(64, setup.size // 4)),
         }

@@ -73,7 +73,7 @@ class DiscoverConcept(SearchableNode):
                 ),
                 io.Float.Input(
                     "guidance",
-                    default=3.0,
+                    default=2.0,
                     min=0.1,
                     max=30.0,
                     step=0.1,

@@ -102,9 +102,10 @@ def test_gradient_against_finite_differences_in_float64(method, config):
     start = random_vector(seed=5, family=family)
 
     class Probe(VectorOptimiser):
-        def backward(self, errors, reach=None):
-            self.loss = errors.detach().sum().item()
-            (self.gradient,) = torch.autograd.grad(errors.sum(), self.tensors[0])
+        def backward(self, errors, weights=None, reach=None):
+            loss = (errors if weights is None else errors * weights).sum()
+            self.loss = loss.item()
+            (self.gradient,) = torch.autograd.grad(loss, self.tensors[0])
 
         def descend(self):
             self.losses.append(0.0)

@@ -159,7 +159,8 @@ def approach(
         errors = run.recipe.error(student, target, base, scale)
         student = student.detach()
         near_end, guidance = optimiser.near_end, run.settings.guidance
-        run.backward(errors, relative_reach(student, target, base, scale, guidance) if near_end else None)
+        reach = relative_reach(student, target, base, scale, guidance) if near_end else None
+        run.backward(errors, run.recipe.weight(target, base, scale), reach)
     return student
 
 

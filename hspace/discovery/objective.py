@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import torch
 
+GRADIENT_SCALE = 1024.0
+
 
 def prediction_scale(model_sampling, sigma: torch.Tensor) -> torch.Tensor:
     """Factor `[B, 1, 1, 1]` from differences of denoised x0 to differences of the model's raw prediction.
@@ -53,12 +55,27 @@ def relative_error(
 ) -> torch.Tensor:
     """Squared error of each sample `[B]` as a share of the squared change that the teacher asks for.
 
-    1 for a vector of zeros, 0 for one that does all that the teacher does. The division gives every noise level and
-    every pair the same weight; without it low noise dominates, where a constant vector can explain least. A sample
-    whose base prediction already equals the target counts as a tenth of the batch's mean, or it would outweigh all
-    others.
+    1 for a vector of zeros, 0 for one that does all that the teacher does: what is reported, and what the reach is
+    measured like. A sample whose base prediction already equals the target counts as a tenth of the batch's mean, or
+    it would outweigh all others.
     """
-    return mean_square((predicted - target) * scale) / _requested_change(target, base, scale)
+    return mean_square((predicted - target) * scale) / requested_change(target, base, scale)
+
+
+def by_requested_change(target: torch.Tensor, base: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """The weight `[B]` of each sample's relative error in the gradient: as much as the teacher asks for there.
+
+    The weighted error is the squared one in prediction space. With equal weights the noisiest states, where the teacher
+    asks for little, decide as much as those where most is asked for, and a vector for a trait between two others, such
+    as a medium skin tone, becomes one for either (docs/decisions.md). Adam does not depend on a constant factor; this
+    one keeps gradients in fp16 from underflowing.
+    """
+    return GRADIENT_SCALE * requested_change(target, base, scale)
+
+
+def alike(target: torch.Tensor, base: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """The same weight for each sample's error, `[B]`."""
+    return torch.ones(len(target), device=target.device)
 
 
 def relative_reach(
@@ -70,7 +87,7 @@ def relative_reach(
     teacher of guidance 3 that explains half of it has a reach of 1.5.
     """
     moved = ((predicted - base) * (target - base) * scale**2).float().flatten(1).mean(1)
-    return guidance * moved / _requested_change(target, base, scale)
+    return guidance * moved / requested_change(target, base, scale)
 
 
 def mean_square(tensor: torch.Tensor) -> torch.Tensor:
@@ -78,7 +95,7 @@ def mean_square(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.float().square().flatten(1).mean(1)
 
 
-def _requested_change(target: torch.Tensor, base: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+def requested_change(target: torch.Tensor, base: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """Mean square `[B]` of the change that the teacher asks for, a tenth of the batch's mean at least."""
     difference = mean_square((target - base) * scale)
     return torch.maximum(difference, 0.1 * difference.mean()).clamp_min(1e-12)

@@ -84,15 +84,18 @@ class VectorOptimiser:
         self.adam.zero_grad()
         self._errors, self._reaches = [], []
 
-    def backward(self, errors: torch.Tensor, reach: torch.Tensor | None = None) -> None:
+    def backward(
+        self, errors: torch.Tensor, weights: torch.Tensor | None = None, reach: torch.Tensor | None = None
+    ) -> None:
         """Take the errors `[b]` of a part of the batch, or of all of it, into the step that was begun.
 
         The sum goes backward, not the mean, or fp16 gradients would underflow; `descend` divides.
 
         Args:
+            weights: of each image's error in the gradient, `[b]`; None for equal ones.
             reach: of each image, `[b]` (`objective.relative_reach`), near the end.
         """
-        errors.sum().backward()
+        (errors if weights is None else errors * weights).sum().backward()
         self._errors.append(errors.detach())
         if reach is not None:
             self._reaches.append(reach)

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from . import distilled, paper
-from .objective import relative_error, squared_error, teacher_target
+from .objective import alike, by_requested_change, relative_error, squared_error, teacher_target
 
 if TYPE_CHECKING:
     from .run import Run
 
 Target = Callable[[Mapping[str, torch.Tensor], float], torch.Tensor]
 Error = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+Weight = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Recipe:
             of the steps that are done, and the root mean square of h.
         betas: of Adam.
         start: half the width of the uniform distribution that the vector starts from; 0 for zeros.
+        weight: `weight(target, base, scale)`, `[B]`, of each sample's error in the gradient.
         needs_samples: true where images are sampled under the concept prompts first, unless some are given.
     """
 
@@ -42,6 +44,7 @@ class Recipe:
     learning_rate: Callable[[float, float, float], float]
     betas: tuple[float, float]
     start: float = 0.0
+    weight: Weight = alike
     needs_samples: bool = False
 
 
@@ -66,7 +69,9 @@ def constant(setting: float, done: float, rms: float) -> float:
     return setting
 
 
-DISTILLED = Recipe(distilled.learn, guided_teacher, relative_error, cosine_decay, betas=(0.9, 0.99))
+DISTILLED = Recipe(
+    distilled.learn, guided_teacher, relative_error, cosine_decay, betas=(0.9, 0.99), weight=by_requested_change
+)
 PAPER = Recipe(paper.learn, sampled_noise, squared_error, constant, betas=(0.9, 0.999), start=0.1, needs_samples=True)
 RECIPES = {"distilled": DISTILLED, "paper": PAPER}
 """By `DiscoverySettings.method`."""

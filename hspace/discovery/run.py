@@ -61,10 +61,12 @@ class Run:
         """The pair of each image of batch `number`."""
         return self.model.prompts.of_batch(self.shape[0], number, self.settings.seed)
 
-    def backward(self, errors: torch.Tensor, reach: torch.Tensor | None = None) -> None:
+    def backward(
+        self, errors: torch.Tensor, weights: torch.Tensor | None = None, reach: torch.Tensor | None = None
+    ) -> None:
         """The backward pass of `VectorOptimiser.backward`, which counts as an evaluation an image."""
         self.model.evaluations += errors.shape[0]
-        self.optimiser.backward(errors, reach)
+        self.optimiser.backward(errors, weights, reach)
 
     def in_parts(self, work: Callable[[slice], torch.Tensor], images: int) -> torch.Tensor:
         """`work(part)` on a batch of images, outputs joined; in smaller and smaller parts where memory runs out.

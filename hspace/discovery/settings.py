@@ -44,7 +44,7 @@ class DiscoverySettings:
     steps: int = 0
     batch_size: int = 8
     learning_rate: float = 0.1
-    guidance: float = 3.0
+    guidance: float = 2.0
     sample_count: int = 0
     width: int = 0
     height: int = 0

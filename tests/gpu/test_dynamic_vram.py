@@ -30,7 +30,14 @@ WAYS = {
     "dynamic": (),
     "dynamic, no room": ("--reserve-vram", "10000"),
 }
-FILES = {"fp16": ("--fp16-unet",), "fp32 run in fp16": ("--fp16-unet",), "fp16 run in fp32": ("--fp32-unet",)}
+FILES = {
+    "half": ("fp16", "--fp16-unet", 0.9),
+    "single, run in half": ("fp32", "--fp16-unet", 0.9),
+    "half, run in single": ("fp16", "--fp32-unet", 0.999),
+}
+"""Checkpoint, option of the server, and least cosine. Kernels round in another order where weights come from elsewhere,
+and Adam makes much of it in its first steps: in half precision a few percent. Gradients through weights that were
+overwritten meanwhile have a cosine of 0.4 at most."""
 
 
 @pytest.fixture(scope="module")
@@ -117,11 +124,13 @@ def vectors_of(server: Server, models: Path, file: str, name: str) -> list[torch
 @pytest.fixture(scope="module", params=FILES)
 def plain(request, models):
     """Of weights that all stay on the card: the file, and its two vectors."""
-    file = request.param
-    with running_server((*NOT_DYNAMIC, "--highvram", *FILES[file]), models=models) as server:
-        vectors = vectors_of(server, models, file.split()[0], f"plain {file.replace(' ', '-')}")
-        assert ENABLED not in server.log.read_text()
-    return file, vectors
+    checkpoint, option, _ = FILES[request.param]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NVIDIA_TF32_OVERRIDE", "0")  # single precision is to be that
+        with running_server((*NOT_DYNAMIC, "--highvram", option), models=models) as server:
+            vectors = vectors_of(server, models, checkpoint, f"{request.param} on the card".replace(" ", "-"))
+            assert ENABLED not in server.log.read_text()
+        yield request.param, vectors
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -129,9 +138,9 @@ def test_the_vector_is_that_of_weights_on_the_card(plain, models, way):
     file, wanted = plain
     if way.startswith("dynamic") and not KNOWS_DYNAMIC_VRAM:
         pytest.skip("this ComfyUI has no dynamic VRAM")
-    with running_server((*WAYS[way], *FILES[file]), models=models) as server:
-        name = f"{way.replace(', ', '-').replace(' ', '-')} {file.replace(' ', '-')}"
-        found = vectors_of(server, models, file.split()[0], name)
+    checkpoint, option, least = FILES[file]
+    with running_server((*WAYS[way], option), models=models) as server:
+        found = vectors_of(server, models, checkpoint, f"{file} {way}".replace(" ", "-"))
         log = server.log.read_text()
     if way.startswith("dynamic") and ENABLED not in log:
         pytest.skip("dynamic VRAM does not start on this machine")
@@ -140,7 +149,5 @@ def test_the_vector_is_that_of_weights_on_the_card(plain, models, way):
         likeness = torch.cosine_similarity(vector, wanted[0], dim=0).item()
         length = (vector.norm() / wanted[0].norm()).item()
         print(f"{file}, {way}, {before_or_after}: 1 - cosine {1 - likeness:.1e}, plain twice {floor:.1e}, {length:.5f}")
-        # Gradients through weights that were overwritten have a cosine of 0.4 at most; what is left here is that
-        # attention adds in another order each time, which Adam makes larger in its first steps.
-        assert likeness > 0.999
-        assert abs(length - 1) < 0.01
+        assert likeness > least
+        assert abs(length - 1) < 1 - least
