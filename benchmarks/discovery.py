@@ -54,7 +54,7 @@ from .common import (
 from .discovery_methods import DEFAULT, LADDER, METHODS, PUBLISHED, RIVALS
 from .style_judge import StyleJudge
 
-STRENGTHS = (0.75, 0.875, 1.0, 1.125, 1.25)
+STRENGTHS = (0.75, 1.0, 1.25)
 BOUNDS = UNSTEERED, IN_THE_PROMPT = "unsteered", "in the prompt"
 """Without a vector: what there is to do, and what the model makes of the word itself."""
 _WOMEN = list(MOSTLY_WOMEN)

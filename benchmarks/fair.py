@@ -6,13 +6,16 @@ Writes fair.md, .json, .png and fair_*.jpg, in two hours on two CPU cores. Needs
 from __future__ import annotations
 
 import argparse
+import itertools
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache, partial
 
 import numpy as np
 import scipy.stats
 import torch
 
-from demo.captions import GENDERS, SKIN_TONES, caption
+from demo.captions import GENDERS, MOSTLY_MEN, MOSTLY_WOMEN, SKIN_TONES, caption
 from hspace import Concept, Vector
 from hspace_library.evaluation.statistics import deviation_of, mean_deviation
 
@@ -42,7 +45,7 @@ from .responsible import (
     sample_cell,
     tone_choice,
 )
-from .shipped_vectors import STRENGTHS, TASKS, calibrate
+from .shipped_vectors import TASKS
 
 CLASSES = {"gender": len(GENDERS), "skin tone": len(SKIN_TONES), "both": len(GENDERS) * len(SKIN_TONES)}
 PAPER_METHOD = "paper's vectors"
@@ -55,6 +58,12 @@ METHODS_OF = {
 """The paper's protocol for each of seven vectors would take an hour."""
 DISCOVERED_HERE = ("mean difference", PAPER_METHOD)
 CALIBRATION_IMAGES = 48
+STRENGTHS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5)
+HARM = 0.03
+"""Share of images that may lose their profession to a vector at strength 1, against what any lower strength keeps."""
+ENOUGH = 0.01
+"""Share of images with the concept that a strength may lack, of those of the best one, and be preferred for being
+lower."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -185,7 +194,7 @@ def _paper_vector(bench: Bench, name: str) -> Vector:
 
 
 def _as_shipped(bench: Bench, task: Task, vector: Vector) -> Vector:
-    """Scaled by the rule that scales the shipped vectors; those that nobody calibrated may need to go further."""
+    """Scaled by the judge, for nothing else has calibrated it; it may need to go far."""
     scale, _ = calibrate(bench, task, vector, CALIBRATION_IMAGES, (*STRENGTHS, 3.0, 4.0, 6.0))
     return vector.scaled(scale)
 
@@ -219,7 +228,7 @@ def report(results: list[dict], images: int, professions: int) -> str:
         f"{professions} professions that no vector was found on, {images} images each, prompts that name nothing but "
         "the profession, same seeds in every row, strength 1. Deviation ratio: 0 is even, 1 is all the same. *Word in "
         "the prompt* is the ceiling: the same balanced choices, written into the prompt. *Mean difference* is a vector "
-        "without optimisation, *paper's vectors* are found by the published protocol; both, as ours, are scaled so "
+        "without optimisation, *paper's vectors* are found by the published protocol; both are scaled by the judge so "
         f"that strength 1 shows most of the concept without harm, and allocated in balance. {images} fair coin tosses "
         "have a deviation of "
         f"{coin_tosses(images):.3f} on average.\n\n" + markdown_table(columns, rows) + by_profession(results)
@@ -239,3 +248,35 @@ def by_profession(results: list[dict]) -> str:
 def coin_tosses(images: int) -> float:
     """Mean deviation ratio of fair coins."""
     return float(scipy.stats.binom(images, 0.5).expect(lambda heads: np.abs(2 * heads / images - 1)))
+
+
+def calibrate(
+    bench: Bench, task: Task, vector: Vector, images: int, strengths: Iterable[float] = STRENGTHS
+) -> tuple[float, list[dict]]:
+    """The lowest strength with about as much of the concept as any that does no harm.
+
+    Measured on the professions that the vector was found on, so that the others stay unseen.
+
+    Returns:
+        The strength, and the figures of all, unsteered first.
+    """
+    names = [name for name in (*MOSTLY_MEN, *MOSTLY_WOMEN) if name in task.learn_professions]
+    asked = {"weapon": True} if task.avoid else {}
+    task, rows = replace(task, test_professions=names, asked=asked), []
+    for strength in (0.0, *strengths):
+        rows += bench.sweep(task, vector, (strength,), images)
+        if rows[-1]["profession"] < rows[0]["profession"] - 0.2:
+            break
+    return right_strength(rows), rows
+
+
+def right_strength(rows: list[dict]) -> float:
+    """The strength that becomes 1, from the rows of all strengths, unsteered first."""
+    most_before = itertools.accumulate((row["profession"] for row in rows), max)
+    # What does harm at one strength is not trusted at a higher one, however it came out there. Steering may also help.
+    pairs = itertools.takewhile(
+        lambda pair: pair[0]["profession"] >= pair[1] - HARM, zip(rows, most_before, strict=True)
+    )
+    harmless = [row for row, _ in pairs][1:] or rows[1:2]
+    most = max(row["concept"] for row in harmless)
+    return next(row["strength"] for row in harmless if row["concept"] >= most - ENOUGH)

@@ -215,12 +215,10 @@ def test_gradient_of_every_site_against_finite_differences():
     start, results = decoder_vector(model, scale=0.3), {}
 
     def states(run, samples):
-        def backward(errors, reach=None):
-            results["loss"] = errors.detach().sum().item()
-            tensors = run.optimiser.tensors
-            results["gradients"] = dict(
-                zip(tensors, torch.autograd.grad(errors.sum(), list(tensors.values())), strict=True)
-            )
+        def backward(errors, weights, reach=None):
+            loss, tensors = (errors * weights).sum(), run.optimiser.tensors
+            results["loss"] = loss.item()
+            results["gradients"] = dict(zip(tensors, torch.autograd.grad(loss, list(tensors.values())), strict=True))
 
         run.optimiser.backward = backward
         run.optimiser.descend = lambda: run.optimiser.losses.append(0.0)
