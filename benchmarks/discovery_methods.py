@@ -229,6 +229,7 @@ LADDER = {
     "default, on images, every state alike": Method(
         _NOISED, replace(DISTILLED, weight=alike), sampled_under=("concept",)
     ),
+    "every state alike, guidance 3": Method({"guidance": 3.0}, replace(DISTILLED, weight=alike)),
     "default, every state alike": Method(recipe=replace(DISTILLED, weight=alike)),
     "default, not scaled": Method(_NOT_CALIBRATED),
     "default, guidance 1": Method({"guidance": 1.0}),

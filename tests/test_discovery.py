@@ -21,7 +21,15 @@ from helpers import (
 )
 from hspace.concepts import UnfinishedVector
 from hspace.discovery import DISTILLED, PAPER, DiscoverySettings, Observer, PromptPairs, discover
-from hspace.discovery.objective import relative_reach, teacher_target
+from hspace.discovery.objective import (
+    GRADIENT_SCALE,
+    alike,
+    by_requested_change,
+    relative_error,
+    relative_reach,
+    squared_error,
+    teacher_target,
+)
 from hspace.discovery.optimiser import VectorOptimiser
 from hspace.files import autosave, load_concept
 
@@ -337,7 +345,7 @@ def test_comparison_shows_plain_above_steered_and_changes_no_bit(method):
 
 
 def test_calibration_scales_a_vector_to_a_reach_of_1():
-    options = {"steps": 40, "batch_size": 4, "learning_rate": 1.0, "guidance": 100.0}
+    options = {"steps": 40, "batch_size": 4, "learning_rate": 10.0, "guidance": 100.0}
     raw, calibrated = find(calibrate=False, **options), find(**options)
     reach = raw.vector.provenance.reach
     assert reach > 1
@@ -358,6 +366,16 @@ def test_the_less_of_its_concept_a_vector_explains_the_less_it_is_scaled_up(reac
     optimiser = VectorOptimiser({0: torch.zeros(1, 1, 1)}, DISTILLED, DiscoverySettings("a", steps=1))
     optimiser.losses, optimiser._reach_sum, optimiser._reach_steps = [0.0], reach, 1.0
     assert optimiser.scale == pytest.approx(scale)
+
+
+def test_a_sample_counts_by_what_the_teacher_asks_for():
+    """The weighted relative errors are the squared ones, in whatever parts the batch passes."""
+    base, scale = torch.zeros(4, 4, 2, 2), torch.ones(4, 1, 1, 1)
+    target = torch.randn(4, 4, 2, 2) * torch.tensor([0.01, 0.1, 1.0, 3.0]).view(4, 1, 1, 1)
+    predicted = 0.3 * target + 0.01
+    weighted = relative_error(predicted, target, base, scale) * by_requested_change(target, base, scale)
+    torch.testing.assert_close(weighted / GRADIENT_SCALE, squared_error(predicted, target, base, scale))
+    assert (alike(target, base, scale) == 1).all()
 
 
 def test_reach_of_the_teacher_itself():

@@ -269,7 +269,7 @@ def test_range_and_calibration_take_all_sites():
     assert find(measure_range=True).strengths.rows[0].strength == 0
     options = {"steps": 40, "batch_size": 4, "learning_rate": 10.0, "guidance": 100.0}
     raw, calibrated = find(calibrate=False, **options).vector, find(**options).vector
-    assert raw.provenance.reach > 1
+    assert raw.provenance.reach > 0.7  # nothing keeps it from being scaled to 1
     for site, tensor in calibrated.tensors.items():
         torch.testing.assert_close(tensor, raw.tensors[site] / raw.provenance.reach, rtol=1e-3, atol=1e-6)
 
