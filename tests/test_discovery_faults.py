@@ -87,11 +87,11 @@ def test_memory_that_runs_out_takes_smaller_parts_and_then_recomputes(method, mo
     plain, observer, parts = find(**options), Keeps(), []
     backward = run.Run.backward
 
-    def scarce(self, errors, reach=None):
+    def scarce(self, errors, *more):
         parts.append(len(errors))
         if self.optimiser.step >= 2 and (len(errors) > 1 or self.recompute is not None):
             raise OUT_OF_MEMORY("simulated")
-        backward(self, errors, reach)
+        backward(self, errors, *more)
 
     monkeypatch.setattr(run.Run, "backward", scarce)
     found = find(observer, **options)
@@ -109,10 +109,10 @@ def test_too_little_memory_for_one_image_stops_with_the_vector_so_far(monkeypatc
 
     backward = run.Run.backward
 
-    def none_left(self, errors, reach=None):
+    def none_left(self, errors, *more):
         if self.optimiser.step >= 3:
             raise OUT_OF_MEMORY("simulated")
-        backward(self, errors, reach)
+        backward(self, errors, *more)
 
     monkeypatch.setattr(run.Run, "backward", none_left)
     with pytest.raises(OUT_OF_MEMORY):

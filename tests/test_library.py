@@ -302,6 +302,7 @@ def test_the_vector_is_the_node_s(library, demo_model, monkeypatch):
         ("SD 1.5 reduced", "SD15", "EPS", 4),
         ("SD 1.5 inpainting reduced", "SD15", "EPS", 9),
         ("SD 2.1 v reduced", "SD20", "V_PREDICTION", 4),
+        ("SDXL reduced", "SDXL", "EPS", 4),
     ],
 )
 def test_a_complete_checkpoint_file(tmp_path, kind, family, prediction, channels_in):
