@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache, partial
 
@@ -58,7 +57,7 @@ METHODS_OF = {
 """The paper's protocol for each of seven vectors would take an hour."""
 DISCOVERED_HERE = ("mean difference", PAPER_METHOD)
 CALIBRATION_IMAGES = 48
-STRENGTHS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5)
+STRENGTHS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0)
 HARM = 0.03
 """Share of images that may lose their profession to a vector at strength 1, against what any lower strength keeps."""
 ENOUGH = 0.01
@@ -184,19 +183,18 @@ def _mean_difference(bench: Bench, name: str) -> Vector:
     task = TASKS[name]
     model, clip, _ = bench.parts
     vector, _ = mean_difference(model, clip, task.concept, task.base, name)
-    return _as_shipped(bench, task, vector)
+    return _scaled_by_judge(bench, task, vector)
 
 
 @cache
 def _paper_vector(bench: Bench, name: str) -> Vector:
     discovery, _ = bench.discover(TASKS[name], **PAPER_PROTOCOL)
-    return _as_shipped(bench, TASKS[name], discovery.vector)
+    return _scaled_by_judge(bench, TASKS[name], discovery.vector)
 
 
-def _as_shipped(bench: Bench, task: Task, vector: Vector) -> Vector:
+def _scaled_by_judge(bench: Bench, task: Task, vector: Vector) -> Vector:
     """Scaled by the judge, for nothing else has calibrated it; it may need to go far."""
-    scale, _ = calibrate(bench, task, vector, CALIBRATION_IMAGES, (*STRENGTHS, 3.0, 4.0, 6.0))
-    return vector.scaled(scale)
+    return vector.scaled(right_strength(rows_to_scale_by(bench, task, vector)))
 
 
 def report(results: list[dict], images: int, professions: int) -> str:
@@ -250,28 +248,22 @@ def coin_tosses(images: int) -> float:
     return float(scipy.stats.binom(images, 0.5).expect(lambda heads: np.abs(2 * heads / images - 1)))
 
 
-def calibrate(
-    bench: Bench, task: Task, vector: Vector, images: int, strengths: Iterable[float] = STRENGTHS
-) -> tuple[float, list[dict]]:
-    """The lowest strength with about as much of the concept as any that does no harm.
+def rows_to_scale_by(bench: Bench, task: Task, vector: Vector) -> list[dict]:
+    """The figures at each strength, unsteered first, as far as there are professions left.
 
     Measured on the professions that the vector was found on, so that the others stay unseen.
-
-    Returns:
-        The strength, and the figures of all, unsteered first.
     """
     names = [name for name in (*MOSTLY_MEN, *MOSTLY_WOMEN) if name in task.learn_professions]
-    asked = {"weapon": True} if task.avoid else {}
-    task, rows = replace(task, test_professions=names, asked=asked), []
-    for strength in (0.0, *strengths):
-        rows += bench.sweep(task, vector, (strength,), images)
+    task, rows = replace(task, test_professions=names), []
+    for strength in (0.0, *STRENGTHS):
+        rows += bench.sweep(task, vector, (strength,), CALIBRATION_IMAGES)
         if rows[-1]["profession"] < rows[0]["profession"] - 0.2:
             break
-    return right_strength(rows), rows
+    return rows
 
 
 def right_strength(rows: list[dict]) -> float:
-    """The strength that becomes 1, from the rows of all strengths, unsteered first."""
+    """The lowest strength with about as much of the concept as any that does no harm, from the rows of all."""
     most_before = itertools.accumulate((row["profession"] for row in rows), max)
     # What does harm at one strength is not trusted at a higher one, however it came out there. Steering may also help.
     pairs = itertools.takewhile(

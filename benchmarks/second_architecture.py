@@ -21,19 +21,19 @@ import comfy.model_patcher
 import comfy.ops
 import comfy.sample
 import comfy.supported_models
+import safetensors
 import torch
 import torch.nn.functional as F
-from comfy.model_sampling import ModelSamplingDiscrete
 from safetensors.torch import load_file, save_file
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
-from demo.architecture import TEXT_CONFIG, EmojiLatent
-from demo.captions import PROFESSION_INDEX, PROFESSIONS, Person
+from demo.architecture import TEXT_CONFIG, UNET_CONFIG, EmojiLatent
 from demo.generate import encode
 from demo.loader import load_clip, load_vae
 from demo.training.common import cosine, image_batch, initialise, random_people, seed_step
-from demo.training.latents import ARMED_VARIANTS, UNARMED_VARIANTS
+from demo.training.latents import SHAPE, LatentCache, everybody
 from demo.training.renders import Renders
+from demo.training.train_unet import MIN_SNR_GAMMA, moving_average, signal_and_noise, zero_residual_outputs
 from hspace import Concept, apply_steering
 from hspace.discovery import PromptPairs
 
@@ -42,29 +42,20 @@ from .discovery import CONCEPTS, MAIN, STRENGTHS, measure
 
 SIDE = 256
 CONFIG = {
+    **UNET_CONFIG,
     "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 64,
     "channel_mult": (1, 2, 4),
     "num_res_blocks": [2, 2, 2],
     "transformer_depth": [0, 0, 1, 1, 3, 3],
     "transformer_depth_middle": 3,
     "transformer_depth_output": [0, 0, 0, 1, 1, 1, 3, 3, 3],
-    "context_dim": TEXT_CONFIG["hidden_size"],
-    "use_spatial_transformer": True,
     "use_linear_in_transformer": True,
-    "use_temporal_attention": False,
     "num_classes": "sequential",
     "adm_in_channels": TEXT_CONFIG["hidden_size"] + 6 * 256,  # pooled text and six numbers of size and crop
-    "legacy": False,
 }
 LEARNING_RATE = 6e-4
 DROPPED_SHARE = 0.1
 """Of the captions: zeros are the unconditional, as SDXL was trained."""
-EMA_DECAY = 0.999
-MIN_SNR_GAMMA = 5.0
-VARIANTS = UNARMED_VARIANTS + ARMED_VARIANTS
 
 
 class SDXLSmall(comfy.supported_models.SDXL):
@@ -96,7 +87,7 @@ def run(options: argparse.Namespace) -> None:
     if not weights.exists():
         options.folder.mkdir(parents=True, exist_ok=True)
         model = new_model()
-        note = train(model, latents_of(options.renders), options.steps, options.batch_size, 60 * options.minutes)
+        note = train(model, LargeLatents(options.renders), options.steps, options.batch_size, 60 * options.minutes)
         state = {key: value.half().contiguous() for key, value in model.diffusion_model.state_dict().items()}
         save_file(state, weights, {"trained": note})
         print(note, flush=True)
@@ -201,35 +192,21 @@ def new_model(dtype: torch.dtype = torch.float32) -> comfy.model_base.SDXL:
     return config.get_model({}).eval()
 
 
-@torch.no_grad()
-def latents_of(renders: Path) -> torch.Tensor:
-    """float16 `[people and variants, 4, 32, 32]` on the device, in the order of `index_of`; cached with the renders."""
-    path, device = renders / "latents_256.pt", comfy.model_management.get_torch_device()
-    if not path.exists():
-        rng, drawings, vae = random.Random(7), Renders(renders), load_vae()
-        people = [
-            Person(style, profession, gender, tone, variant >= UNARMED_VARIANTS)
-            for style in range(3)
-            for profession in PROFESSIONS
-            for gender in range(2)
-            for tone in range(5)
-            for variant in range(VARIANTS)
-        ]
-        parts = []
-        for start in range(0, len(people), 64):
-            images = image_batch(drawings, people[start : start + 64], rng)
-            large = F.interpolate(images, size=(SIDE, SIDE), mode="bicubic").clamp(0, 1)
-            parts.append(EmojiLatent().process_in(vae.encode(large.movedim(1, -1)).float()).half().cpu())
-        torch.save(torch.cat(parts), path)
-    return torch.load(path, weights_only=True).to(device)
+class LargeLatents(LatentCache):
+    """Latents of everybody at this model's size, on the device; cached with the renders."""
 
-
-def index_of(person: Person, rng: random.Random) -> int:
-    """The place of one of a person's variants in `latents_of`."""
-    place = PROFESSION_INDEX[person.profession] + len(PROFESSIONS) * person.style
-    place = (place * 2 + person.gender) * 5 + person.skin_tone
-    first, count = (UNARMED_VARIANTS, ARMED_VARIANTS) if person.weapon else (0, UNARMED_VARIANTS)
-    return place * VARIANTS + first + rng.randrange(count)
+    @torch.no_grad()
+    def __init__(self, renders: Path):
+        path = renders / "latents_256.pt"
+        if not path.exists():
+            rng, drawings, vae, people, parts = random.Random(7), Renders(renders), load_vae(), everybody(), []
+            for start in range(0, len(people), 64):
+                images = image_batch(drawings, people[start : start + 64], rng)
+                large = F.interpolate(images, size=(SIDE, SIDE), mode="bicubic").clamp(0, 1)
+                parts.append(EmojiLatent().process_in(vae.encode(large.movedim(1, -1)).float()).half().cpu())
+            torch.save(torch.cat(parts), path)
+        latents = torch.load(path, weights_only=True).view(*SHAPE, 4, SIDE // 8, SIDE // 8)
+        self.latents = latents.to(comfy.model_management.get_torch_device())
 
 
 class Prompts:
@@ -255,28 +232,25 @@ class Prompts:
         return tuple(torch.stack(column) for column in zip(*rows, strict=True))
 
 
-def train(model: comfy.model_base.SDXL, latents: torch.Tensor, steps: int, batch_size: int, seconds: float) -> str:
+def train(model: comfy.model_base.SDXL, data: LatentCache, steps: int, batch_size: int, seconds: float) -> str:
     """Train until there are so many steps or seconds, the learning rate on a cosine over whichever ends first.
 
     The weights become their moving average. Returns what was done, in words.
     """
-    device, began, step, losses = latents.device, time.perf_counter(), 0, []
+    device, began, step, losses = data.latents.device, time.perf_counter(), 0, []
     unet = model.diffusion_model.to(device).train()
     initialise(unet)
-    for key, parameter in unet.named_parameters():  # every residual branch begins at zero
-        if key.startswith("out.2.") or ".out_layers.3." in key or ".proj_out." in key:
-            torch.nn.init.zeros_(parameter)
-    average = AveragedModel(unet, multi_avg_fn=_average)
+    zero_residual_outputs(unet)
+    average = AveragedModel(unet, multi_avg_fn=moving_average)
     optimizer = torch.optim.AdamW(unet.parameters(), lr=LEARNING_RATE, weight_decay=0.01, fused=device.type == "cuda")
-    prompts, sigmas = Prompts(device), ModelSamplingDiscrete().sigmas.to(device)
-    signal, noise_scale = 1 / (1 + sigmas**2).sqrt(), sigmas / (1 + sigmas**2).sqrt()
+    prompts, (signal, noise_scale) = Prompts(device), (table.to(device) for table in signal_and_noise())
     size = torch.cat([model.embedder(torch.tensor([n])) for n in (SIDE, SIDE, 0, 0, SIDE, SIDE)]).flatten().to(device)
     done = 0.0
     while step < steps and done < 1:
         rng = seed_step(0, step)
         people, captions = random_people(rng, batch_size)
         context, pooled = prompts([None if rng.random() < DROPPED_SHARE else caption for caption in captions])
-        x0 = latents[torch.tensor([index_of(person, rng) for person in people], device=device)].float()
+        x0 = data.batch(people, rng)
         if rng.random() < 0.5:
             x0 = x0.flip(-1)
         eps, t = torch.randn_like(x0), (torch.rand(batch_size, device=device).sqrt() * 1000).long()
@@ -310,15 +284,8 @@ def _rate(step: int, done: float) -> float:
     return min((step + 1) / 200, cosine(round(1000 * done), 1000, warmup=0))
 
 
-def _average(averages: list[torch.Tensor], values: list[torch.Tensor], count: torch.Tensor) -> None:
-    """An exponential moving average that begins as a plain mean."""
-    get_ema_multi_avg_fn(min(EMA_DECAY, (1 + int(count)) / (10 + int(count))))(averages, values, count)
-
-
 def report(results: list[dict], weights: Path) -> str:
     """The Markdown page."""
-    import safetensors
-
     with safetensors.safe_open(weights, "pt") as file:
         trained = file.metadata()["trained"]
     rows = []

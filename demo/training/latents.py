@@ -15,6 +15,20 @@ from .common import PROFESSION_INDEX, image_batch
 from .renders import Renders
 
 UNARMED_VARIANTS, ARMED_VARIANTS = 3, 2
+SHAPE = (3, len(PROFESSIONS), 2, 5, UNARMED_VARIANTS + ARMED_VARIANTS)
+"""Of all people by style, profession, gender, skin tone and variant, as `everybody` lists them."""
+
+
+def everybody() -> list[Person]:
+    """Everybody in every variant, the last variants with a weapon."""
+    return [
+        Person(style, profession, gender, tone, variant >= UNARMED_VARIANTS)
+        for style in range(3)
+        for profession in PROFESSIONS
+        for gender in range(2)
+        for tone in range(5)
+        for variant in range(UNARMED_VARIANTS + ARMED_VARIANTS)
+    ]
 
 
 def _autoencoder() -> torch.nn.Module:
@@ -39,20 +53,12 @@ class LatentCache:
         vae = _autoencoder()
         scale = EmojiModel(UNET_CONFIG).latent_format
         rng = random.Random(7)
-        people = [
-            Person(s, p, g, t, variant >= UNARMED_VARIANTS)
-            for s in range(3)
-            for p in PROFESSIONS
-            for g in range(2)
-            for t in range(5)
-            for variant in range(UNARMED_VARIANTS + ARMED_VARIANTS)
-        ]
-        parts = []
+        people, parts = everybody(), []
         for start in range(0, len(people), 8):
             images = image_batch(renders, people[start : start + 8], rng).contiguous(memory_format=torch.channels_last)
             with torch.autocast("cpu", torch.bfloat16):
                 parts.append(scale.process_in(vae.encode(images * 2 - 1).float()).half())
-        return torch.cat(parts).view(3, len(PROFESSIONS), 2, 5, UNARMED_VARIANTS + ARMED_VARIANTS, 4, 16, 16)
+        return torch.cat(parts).view(*SHAPE, 4, 16, 16)
 
     def batch(self, people: list[Person], rng: random.Random) -> torch.Tensor:
         """float32 `[batch, 4, 16, 16]`, unit variance."""

@@ -43,7 +43,7 @@ class Prompts:
         return torch.stack([self.known[caption] for caption in captions])
 
 
-def _signal_and_noise() -> tuple[torch.Tensor, torch.Tensor]:
+def signal_and_noise() -> tuple[torch.Tensor, torch.Tensor]:
     """sqrt(alpha-bar) and sqrt(1 - alpha-bar) of the 1000 timesteps, from ComfyUI's own schedule."""
     from comfy.model_sampling import ModelSamplingDiscrete
 
@@ -65,11 +65,11 @@ def train(
     torch.manual_seed(seed)
     unet = new_unet(config)
     initialise(unet)
-    _zero_residual_outputs(unet)
-    average = AveragedModel(unet, multi_avg_fn=_lerp)
+    zero_residual_outputs(unet)
+    average = AveragedModel(unet, multi_avg_fn=moving_average)
     prompts = Prompts()
     optimizer = torch.optim.AdamW(unet.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
-    signal, noise_scale = _signal_and_noise()
+    signal, noise_scale = signal_and_noise()
     checkpoint, start = cache / f"{name}.ckpt", 0
     if state := load_checkpoint(checkpoint):
         unet.load_state_dict(state["model"])
@@ -120,12 +120,12 @@ def new_unet(config: dict = UNET_CONFIG) -> UNetModel:
     return UNetModel(**config, **EmojiModel.unet_extra_config, operations=comfy.ops.disable_weight_init)
 
 
-def _lerp(averages: list[torch.Tensor], values: list[torch.Tensor], count: torch.Tensor) -> None:
+def moving_average(averages: list[torch.Tensor], values: list[torch.Tensor], count: torch.Tensor) -> None:
     """An exponential moving average that begins as a plain mean."""
     get_ema_multi_avg_fn(min(EMA_DECAY, (1 + int(count)) / (10 + int(count))))(averages, values, count)
 
 
-def _zero_residual_outputs(unet: UNetModel) -> None:
+def zero_residual_outputs(unet: UNetModel) -> None:
     """Start every residual branch at zero, as SD's U-Net was."""
     for key, parameter in unet.named_parameters():
         if key.startswith("out.2.") or ".out_layers.3." in key or ".proj_out." in key:
