@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hspace.comfy_compat import differentiable_attention
 from hspace.comfy_weights import decoder_layers
 from hspace.discovery import DISTILLED, DiscoverySettings, PromptPairs, discover
-from hspace.discovery.distilled import roll_out_sigmas, start_noise, teach
+from hspace.discovery.distilled import roll_out_sigmas, teach
 from hspace.discovery.gradients import recomputing
 from hspace.discovery.objective import mean_square
 from hspace.discovery.run import Run
@@ -102,7 +102,7 @@ def _costs_of_passes(run: Run, repeats: int) -> dict[str, Cost]:
     """Medians by kind of pass; the first pass of each is a warm-up."""
     frozen, pairs = run.model, run.pairs(0)
     level = roll_out_sigmas(run).to(run.device)[0]
-    x = frozen.pure_noise(start_noise(run).to(run.device), level)
+    x = frozen.pure_noise(torch.randn(run.shape, generator=torch.Generator().manual_seed(0)).to(run.device), level)
     sigma, prompts, target = level.expand(len(x)), frozen.prompts.prompts_of("base", pairs), torch.zeros_like(x)
 
     def plain() -> None:

@@ -73,7 +73,7 @@ class DiscoverConcept(SearchableNode):
                 ),
                 io.Float.Input(
                     "guidance",
-                    default=2.0,
+                    default=3.0,
                     min=0.1,
                     max=30.0,
                     step=0.1,
@@ -85,7 +85,7 @@ class DiscoverConcept(SearchableNode):
                     default=0,
                     min=0,
                     max=10000,
-                    tooltip="Images to sample, if no samples are connected. 0: the method's own number, 56 "
+                    tooltip="Images to sample, if no samples are connected. 0: the method's own number, 112 "
                     "(distilled) or 1000 (paper).",
                 ),
                 io.Int.Input(

@@ -369,12 +369,13 @@ def test_the_less_of_its_concept_a_vector_explains_the_less_it_is_scaled_up(reac
 
 
 def test_a_sample_counts_by_what_the_teacher_asks_for():
-    """The weighted relative errors are the squared ones, in whatever parts the batch passes."""
+    """The weighted error is the geometric mean of the relative and the squared one."""
     base, scale = torch.zeros(4, 4, 2, 2), torch.ones(4, 1, 1, 1)
     target = torch.randn(4, 4, 2, 2) * torch.tensor([0.01, 0.1, 1.0, 3.0]).view(4, 1, 1, 1)
     predicted = 0.3 * target + 0.01
-    weighted = relative_error(predicted, target, base, scale) * by_requested_change(target, base, scale)
-    torch.testing.assert_close(weighted / GRADIENT_SCALE, squared_error(predicted, target, base, scale))
+    relative = relative_error(predicted, target, base, scale)
+    weighted = relative * by_requested_change(target, base, scale) / GRADIENT_SCALE
+    torch.testing.assert_close(weighted**2, relative * squared_error(predicted, target, base, scale))
     assert (alike(target, base, scale) == 1).all()
 
 

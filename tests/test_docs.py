@@ -31,7 +31,7 @@ def test_the_python_example_runs(tmp_path):
     """The very code block, at a fraction of its steps and images."""
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL)
     for old, new in {
-        "steps=125, batch_size=8, sample_count=56": "steps=4, batch_size=2, sample_count=2",
+        "steps=125, batch_size=8, sample_count=112": "steps=4, batch_size=2, sample_count=2",
         '["a judge"] * 4, seeds=[0, 1, 2, 3]': '["a judge"], seeds=[0]',
         '"woman.safetensors"': repr(str(tmp_path / "woman.safetensors")),
     }.items():

@@ -26,7 +26,7 @@ def test_choosing_it_gives_the_published_amounts():
     assert (settings.sample_count, settings.steps, settings.batch_size) == (1000, 2500, 8)
     assert settings.learning_rate == 0.1
     distilled = DiscoverySettings("test")
-    assert (distilled.sample_count, distilled.steps) == (56, 125)
+    assert (distilled.sample_count, distilled.steps) == (112, 125)
 
 
 def test_noise_levels_are_those_of_the_authors_sampler():

@@ -4,8 +4,8 @@
     target = eps_theta(x_t, t, y-) + g (eps_theta(x_t, t, y+) - eps_theta(x_t, t, y-))
 
 The target is not the sampled noise, whose variance dominates the paper's loss. The states x_t are those of sampling
-runs under y-, steered by c as it is so far: the roll-out that a sampler makes anyway, with one optimiser step at each
-state, so no image has to be sampled beforehand. With given samples, the states are those, noised.
+runs under y-, steered by c as it is so far: the roll-outs that a sampler makes anyway, with one optimiser step at each
+batch of states, so no image has to be sampled beforehand. With given samples, the states are those, noised.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from .objective import mean_square, prediction_scale, relative_reach
+from .roll_out_schedule import RollOutSchedule, RollOutState
 from .samples import SampleBatches
 from .streams import Stream
 
@@ -39,9 +40,9 @@ def learn(run: Run, samples: list[torch.Tensor] | None) -> torch.Tensor:
     return roll_out(run) if samples is None else learn_from_samples(run, samples)
 
 
-def start_noise(run: Run) -> torch.Tensor:
-    """Standard normal noise `[B, C, h, w]` for the roll-out that begins at this step."""
-    return torch.randn(run.shape, generator=run.random(Stream.ROLL_OUT_START, run.optimiser.step))
+def start_noise(run: Run, number: int, image: int) -> torch.Tensor:
+    """Standard normal noise `[C, h, w]` for sampling run `number` of an image of the batch."""
+    return torch.randn(run.shape[1:], generator=run.random(Stream.ROLL_OUT_START, number, image))
 
 
 def stratified(u: torch.Tensor) -> torch.Tensor:
@@ -49,61 +50,57 @@ def stratified(u: torch.Tensor) -> torch.Tensor:
     return LEARN_UNTIL * (torch.arange(len(u)) + u) / len(u)
 
 
-def roll_out(
-    run: Run,
-    *,
-    cfg: float = ROLL_OUT_CFG,
-    until: float = LEARN_UNTIL,
-    noise: Callable[[Run], torch.Tensor] = start_noise,
-) -> torch.Tensor:
-    """Euler sampling runs steered by c as it is so far, with one optimiser step at each state.
+def roll_out(run: Run, *, cfg: float = ROLL_OUT_CFG, until: float = LEARN_UNTIL, spread: bool = True) -> torch.Tensor:
+    """Euler sampling runs steered by c as it is so far, with one optimiser step at each batch of their states.
 
     Args:
         cfg: guidance of the runs.
         until: share of the noise schedule to visit.
-        noise: what each run starts from.
+        spread: whether a batch holds states of all noise levels, unless the prompts or the user's patches forbid it.
 
     Returns:
-        Images `[n, C, h, w]` as they were predicted at the end of each run.
+        Images `[n, C, h, w]` as they were predicted at the end of each whole run, and as they are at the end of all.
     """
-    sigmas, images = roll_out_sigmas(run, until).to(run.device), []
-    begun = _begun(run, sigmas)
+    sigmas = roll_out_sigmas(run, until).tolist()
+    spread = spread and run.model.may_mix_noise_levels
+    x, schedule = _begun(run, sigmas, spread)
+    images: list[torch.Tensor] = []
     while not run.finished:
-        pairs = run.pairs(run.optimiser.step // len(sigmas))
-        x, first = begun or (run.model.pure_noise(noise(run).to(run.device), sigmas[0]), 0)
-        begun = None
-        for place in range(first, len(sigmas)):
-            level = sigmas[place] * x.new_ones(len(x))
-            student = teach(run, x, level, pairs)
-            denoised = _guided(run, student, x, level, cfg)
-            run.roll_out = None
-            if place + 1 < len(sigmas):
-                x = x + (x - denoised) / sigmas[place] * (sigmas[place + 1] - sigmas[place])
-                run.roll_out = x, sigmas[place + 1].item()
-            run.report(denoised)
-            if run.finished:
-                break
-        images.append(denoised)
-    return torch.cat(images)
+        places = schedule.at(run.optimiser.step)
+        for image, place in enumerate(places):
+            if place.begins:
+                noise = start_noise(run, place.run, image)[None].to(run.device)
+                x[image] = run.model.pure_noise(noise, x.new_tensor(place.sigma))[0]
+        pairs = [run.pairs(place.run)[image] for image, place in enumerate(places)]
+        level = x.new_tensor([place.sigma for place in places])
+        following = x.new_tensor([place.next_sigma for place in places])
+        student = teach(run, x, level, pairs)
+        denoised = _guided(run, student, x, level, cfg)
+        x = x + (x - denoised) * ((following - level) / level).view(-1, 1, 1, 1)
+        run.roll_out = RollOutState(x, following, schedule.began)
+        images += [denoised[i] for i, place in enumerate(places) if place.whole and not place.next_sigma]
+        run.report(denoised)
+    underway = [denoised[i] for i, place in enumerate(places) if place.next_sigma or not place.whole]
+    return torch.stack(images + underway)
 
 
 def _guided(run: Run, student: torch.Tensor, x: torch.Tensor, level: torch.Tensor, cfg: float) -> torch.Tensor:
     return run.in_parts(lambda part: run.model.guide(student[part], x[part], level[part], cfg), len(x))
 
 
-def _begun(run: Run, sigmas: torch.Tensor) -> tuple[torch.Tensor, int] | None:
-    """The state and the place in the schedule at which a stopped run goes on; None where it begins a roll-out."""
-    if run.roll_out is None:
-        return None
-    x, sigma = run.roll_out
-    places = (sigmas == sigma).nonzero().flatten().tolist()
-    if places and x.shape == run.shape:
-        return x, places[0]
-    run.observer.note(
-        "start_from was stopped in the middle of a sampling run of another size, batch_size or number of steps; the "
-        "vector goes on, with a new sampling run."
-    )
-    return None
+def _begun(run: Run, sigmas: list[float], spread: bool) -> tuple[torch.Tensor, RollOutSchedule]:
+    """The states `[B, C, h, w]` and the schedule that a stopped discovery goes on with, or new ones."""
+    step, batch = run.optimiser.step, run.shape[0]
+    if run.roll_out is not None:
+        x, sigma, began = run.roll_out
+        schedule = RollOutSchedule(sigmas, batch, spread=spread, began=began)
+        if x.shape == run.shape and sigma.tolist() == x.new_tensor(schedule.before(step)).tolist():
+            return x, schedule
+        run.observer.note(
+            "start_from was stopped in the middle of sampling runs of another size, batch_size or number of steps; the "
+            "vector goes on, with new sampling runs."
+        )
+    return torch.zeros(run.shape, device=run.device), RollOutSchedule(sigmas, batch, spread=spread, began=step)
 
 
 def learn_from_samples(

@@ -17,6 +17,13 @@ from .prompt_pairs import PreparedPairs
 
 Addition = Mapping[int, torch.Tensor]
 """What is added to h, by site."""
+_MAY_READ_ONE_LEVEL = (
+    "patches",
+    "patches_replace",
+    "wrappers",
+    "model_function_wrapper",
+    "sampler_calc_cond_batch_function",
+)
 
 
 @dataclass
@@ -46,6 +53,17 @@ class FrozenModel:
     def sampling(self):
         """ComfyUI's `model_sampling`: noise schedule and parametrisation."""
         return self.model.model_sampling
+
+    @property
+    def may_mix_noise_levels(self) -> bool:
+        """True where images of a batch may have noise levels of their own.
+
+        ComfyUI reads the first image's level for prompts with a time range, and so do patches such as Deep Shrink.
+        """
+        patches = self.options.get("transformer_options", {})
+        return self.prompts.share_a_batch and not any(
+            value for options in (self.options, patches) for key, value in options.items() if key in _MAY_READ_ONE_LEVEL
+        )
 
     def predict(
         self, prompts: list[list[dict]], x: torch.Tensor, sigma: torch.Tensor, add: Addition | None = None

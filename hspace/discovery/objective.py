@@ -63,14 +63,15 @@ def relative_error(
 
 
 def by_requested_change(target: torch.Tensor, base: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """The weight `[B]` of each sample's relative error in the gradient: as much as the teacher asks for there.
+    """The weight `[B]` of each sample's relative error in the gradient: the size of what the teacher asks for there.
 
-    The weighted error is the squared one in prediction space. With equal weights the noisiest states, where the teacher
-    asks for little, decide as much as those where most is asked for, and a vector for a trait between two others, such
-    as a medium skin tone, becomes one for either (docs/decisions.md). Adam does not depend on a constant factor; this
-    one keeps gradients in fp16 from underflowing.
+    It is a root mean square, so the weighted error lies between the relative one and the squared one in prediction
+    space. With equal weights the noisiest states, where the teacher asks for little, decide as much as those where most
+    is asked for, and a vector for a trait between two others, such as a medium skin tone, becomes one for either; with
+    the squared error they decide too little (docs/decisions.md). Adam does not depend on a constant factor; this one
+    keeps gradients in fp16 from underflowing.
     """
-    return GRADIENT_SCALE * requested_change(target, base, scale)
+    return GRADIENT_SCALE * requested_change(target, base, scale).sqrt()
 
 
 def alike(target: torch.Tensor, base: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from .observer import Observer, Progress
 from .optimiser import VectorOptimiser
 from .preview import Preview
 from .recipe import Recipe
+from .roll_out_schedule import RollOutState
 from .settings import DiscoverySettings
 from .streams import Stream, generator
 
@@ -28,8 +29,8 @@ class Run:
         vector: gives the vector so far.
         preview: makes the pictures for the observer; None shows it the states themselves.
         recompute: makes the decoder recompute activations from now on, which takes less memory; None where it does.
-        roll_out: the next state `[B, C, h, w]` of the sampling run that steps are taken on, and its sigma; None where
-            the next step begins a sampling run, and where there are none.
+        roll_out: where the sampling runs are that steps are taken on; None before the first step, and where there are
+            none.
         part: images that pass the U-Net at a time; fewer than the batch where memory ran out.
     """
 
@@ -43,7 +44,7 @@ class Run:
     vector: Callable[[], Vector]
     preview: Preview | None = None
     recompute: Callable[[], None] | None = None
-    roll_out: tuple[torch.Tensor, float] | None = None
+    roll_out: RollOutState | None = None
 
     def __post_init__(self):
         self.part = self.shape[0]
@@ -118,8 +119,8 @@ class Run:
         """The tensors that an unfinished vector needs, so that the run goes on as if it had not been stopped."""
         state = self.optimiser.state() | {"evaluations": torch.tensor(float(self.model.evaluations)).double()}
         if self.roll_out is not None:
-            latents, sigma = self.roll_out
-            state |= {"latents": latents, "sigma": torch.tensor(sigma, dtype=torch.float64)}
+            latents, sigma, began = self.roll_out
+            state |= {"latents": latents, "sigma": sigma, "began": torch.tensor(float(began)).double()}
         return state
 
     def resume(self, state: Mapping[str, torch.Tensor]) -> None:
@@ -133,8 +134,9 @@ class Run:
         self.optimiser.resume(state)
         if "evaluations" in state and state["evaluations"].numel() == 1:
             self.model.evaluations += int(state["evaluations"].item())
-        if "latents" in state and "sigma" in state and state["sigma"].numel() == 1:
-            self.roll_out = state["latents"].to(self.device, copy=True), state["sigma"].item()
+        if "latents" in state and "sigma" in state and "began" in state and state["began"].numel() == 1:
+            latents, sigma = (state[name].to(self.device, copy=True) for name in ("latents", "sigma"))
+            self.roll_out = RollOutState(latents, sigma, int(state["began"].item()))
 
     def report(self, states: torch.Tensor) -> None:
         """Tell the observer of the step just taken.

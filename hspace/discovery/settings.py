@@ -9,7 +9,7 @@ METHODS = ("distilled", "paper")
 SITES = ("auto", "bottleneck", "decoder")
 OWN_SITES = {"distilled": "decoder", "paper": "bottleneck"}
 """What "auto" stands for, by method."""
-AMOUNTS = {"distilled": {"steps": 125, "sample_count": 56}, "paper": {"steps": 2500, "sample_count": 1000}}
+AMOUNTS = {"distilled": {"steps": 125, "sample_count": 112}, "paper": {"steps": 2500, "sample_count": 1000}}
 """What 0 stands for, by method; the paper's are those of the authors' code: 20 epochs of 1000 images, 8 at a time."""
 PUBLISHED_RATE = 0.1
 
@@ -44,7 +44,7 @@ class DiscoverySettings:
     steps: int = 0
     batch_size: int = 8
     learning_rate: float = 0.1
-    guidance: float = 2.0
+    guidance: float = 3.0
     sample_count: int = 0
     width: int = 0
     height: int = 0
