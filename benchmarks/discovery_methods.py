@@ -196,6 +196,8 @@ def steer_both_halves(model, concept: Vector, strength: float):
     return apply_steering(apply_steering(model, concept, strength), concept, -0.5 * strength, half="negative")
 
 
+_ALL_THAT_IS_ASKED = replace(DISTILLED, error=squared_error, weight=alike)
+"""The weight of a state is the square of the default's."""
 _NOT_CALIBRATED = {"calibrate": False}
 _NOISED = {"sample_count": 62, "steps": 104, "calibrate": False}
 """2,480 evaluations for images, 3,328 for learning."""
@@ -206,10 +208,11 @@ PUBLISHED = "paper, as published"
 PAPERS_LOSS = "paper's loss"
 DEFAULT = "default"
 SHORT = "default, 50 steps"
+BEFORE, BEFORE_THAT = "the default before", "the default before that"
 RANDOM, SHUFFLED = "control: random vector", "control: sides shuffled"
 RIVALS = {
     DEFAULT: Method(find=by_default),
-    SHORT: Method({"steps": 50, "sample_count": 24}),
+    SHORT: Method({"steps": 50, "sample_count": 45}),
     "bottleneck only": Method({"sites": "bottleneck"}),
     PUBLISHED: Method(PAPER_PROTOCOL),
     PAPERS_LOSS: Method({"method": "paper", "sample_count": 62, "steps": 156}),
@@ -229,18 +232,22 @@ LADDER = {
     "default, on images, every state alike": Method(
         _NOISED, replace(DISTILLED, weight=alike), sampled_under=("concept",)
     ),
-    "every state alike, guidance 3": Method({"guidance": 3.0}, replace(DISTILLED, weight=alike)),
+    BEFORE: Method({"guidance": 2.0, "sample_count": 56}, replace(_ALL_THAT_IS_ASKED, states=rolled_out(spread=False))),
+    BEFORE_THAT: Method({"sample_count": 56}, replace(DISTILLED, weight=alike, states=rolled_out(spread=False))),
+    "default, one noise level a batch": Method(recipe=replace(DISTILLED, states=rolled_out(spread=False))),
+    "default, half as many images": Method({"sample_count": 56}),
     "default, every state alike": Method(recipe=replace(DISTILLED, weight=alike)),
+    "default, by all that is asked": Method(recipe=_ALL_THAT_IS_ASKED),
+    "default, that and guidance 2": Method({"guidance": 2.0}, _ALL_THAT_IS_ASKED),
     "default, not scaled": Method(_NOT_CALIBRATED),
     "default, guidance 1": Method({"guidance": 1.0}),
-    "default, guidance 1.5": Method({"guidance": 1.5}),
-    "default, guidance 3": Method({"guidance": 3.0}),
+    "default, guidance 2": Method({"guidance": 2.0}),
     "default, guidance 5": Method({"guidance": 5.0}),
     "default, rate 0.05": Method({"learning_rate": 0.05}),
     "default, rate 0.2": Method({"learning_rate": 0.2}),
     "default, batch 4": Method({"batch_size": 4, "steps": 250}),
-    "default, 300 steps": Method({"steps": 300, "sample_count": 128}),
-    "default, 1,000 steps": Method({"steps": 1000, "sample_count": 448}),
+    "default, 300 steps": Method({"steps": 300, "sample_count": 270}),
+    "default, 1,000 steps": Method({"steps": 1000, "sample_count": 890}),
     "default, mean of three runs": Method(find=partial(mean_of_runs, count=3)),
     "default, away from the tones beside it": Method(task=away_from_neighbours),
     "default, the noisier 70 % only": Method(recipe=replace(DISTILLED, states=rolled_out(until=0.7))),
