@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+from dataclasses import replace
 
 import comfy.model_management
 import pytest
@@ -74,7 +75,21 @@ def test_other_settings_begin_a_new_sampling_run_and_say_so():
     observer = Keeps()
     found = find(observer, start_from=stopped_at(4), batch_size=3)
     assert len(found.losses) == 12
-    assert "a new sampling run" in " ".join(observer.texts)
+    assert "new sampling runs" in " ".join(observer.texts)
+
+
+def test_a_run_that_went_on_with_new_sampling_runs_goes_on_from_those_too():
+    """Its sampling runs began with a step of their own, not with the first."""
+    start, other = stopped_at(4), {"batch_size": 3}
+    same(find(start_from=stopped_at(9, start_from=start, **other), **other), find(start_from=start, **other))
+
+
+@pytest.mark.parametrize("began", [float("nan"), -1.0, 0.5, 99.0])
+def test_a_damaged_sampling_run_is_refused(began):
+    partial = stopped_at(4)
+    damaged = replace(partial, state={**partial.state, "began": torch.tensor(began).double()})
+    with pytest.raises(ValueError, match="start_from: the saved sampling run"):
+        find(start_from=damaged)
 
 
 @pytest.mark.parametrize("method", ["distilled", "paper"])
@@ -178,6 +193,7 @@ def test_a_partial_file_that_cannot_be_removed_is_a_warning(monkeypatch, vector_
 
 KILLED = """
 import sys
+from dataclasses import replace
 import torch
 from scripts.comfyui import load_pack
 load_pack()

@@ -134,9 +134,12 @@ class Run:
         self.optimiser.resume(state)
         if "evaluations" in state and state["evaluations"].numel() == 1:
             self.model.evaluations += int(state["evaluations"].item())
-        if "latents" in state and "sigma" in state and "began" in state and state["began"].numel() == 1:
+        if {"latents", "sigma", "began"} <= set(state):
+            began = state["began"].flatten().tolist()
+            if len(began) != 1 or began[0] not in range(len(state["losses"])):
+                raise ValueError("start_from: the saved sampling run does not fit its vector; the file is damaged.")
             latents, sigma = (state[name].to(self.device, copy=True) for name in ("latents", "sigma"))
-            self.roll_out = RollOutState(latents, sigma, int(state["began"].item()))
+            self.roll_out = RollOutState(latents, sigma, int(began[0]))
 
     def report(self, states: torch.Tensor) -> None:
         """Tell the observer of the step just taken.
