@@ -16,6 +16,7 @@ import torch
 
 from demo.captions import GENDERS, MOSTLY_MEN, MOSTLY_WOMEN, SKIN_TONES, caption
 from hspace import Concept, Vector
+from hspace.concepts import NormalisedSum
 from hspace_library.evaluation.statistics import deviation_of, mean_deviation
 
 from .baselines import mean_difference
@@ -169,13 +170,13 @@ def _placeholder(name: str) -> Vector:
 
 
 def expression(bench: Bench, attribute: str, method: str, seed: int) -> Concept:
-    """The choice, or sum of choices, that a method steers with."""
+    """The choice that a method steers with, or the sum of choices, normalised as in the workflow compose_concepts."""
     balanced = method != "ours, random"
     find = {"mean difference": _mean_difference, PAPER_METHOD: _paper_vector}.get(method)
     load = {"load": partial(find, bench)} if find else {}
     makers = {"gender": gender_choice, "skin tone": tone_choice}
     choices = [make(seed, balanced, **load) for name, make in makers.items() if attribute in (name, "both")]
-    return choices[0] if len(choices) == 1 else choices[0] + choices[1]
+    return choices[0] if len(choices) == 1 else NormalisedSum(tuple((1.0, choice) for choice in choices))
 
 
 @cache

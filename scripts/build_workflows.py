@@ -362,11 +362,12 @@ def compose_concepts(flow: Workflow) -> None:
     flow.at(2)
     (genders,) = flow.add("HSpaceChooseConcept", "gender", (300, 260), concept_1=woman, concept_2=man)
     (tones,) = flow.add("HSpaceChooseConcept", "skin tone", (300, 260), concept_1=dark, concept_2=light)
-    (both,) = flow.add("HSpaceAddConcepts", None, (300, 130), concept_a=genders, concept_b=tones)
+    (both,) = flow.add("HSpaceAddConcepts", None, (300, 130), concept_a=genders, concept_b=tones, normalise=True)
     flow.note(
         "### 2. Compose\nA sum of two choices: gender and skin tone are chosen independently. Weights of **Add "
-        "Concepts** set how strong each is; negative ones turn it around.",
-        height=150,
+        "Concepts** set how strong each is; negative ones turn it around. With **normalise** two vectors together go "
+        "no further than one, and images stay whole.",
+        height=180,
     )
     flow.group("2. A sum of choices", first)
     first = len(flow.nodes)
