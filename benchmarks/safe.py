@@ -20,8 +20,8 @@ from .common import (
     mean_row,
     percent,
     result_path,
+    store,
     with_interval,
-    write_json,
     write_report,
 )
 from .pictures import bars, image_rows
@@ -32,6 +32,7 @@ from .responsible import (
     Judged,
     add_cfg_argument,
     cell_seeds,
+    cfg_order,
     fidelity,
     judged,
     sample_cell,
@@ -57,23 +58,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this benchmark."""
     parser.add_argument("--images", type=int, default=50, help="images a profession")
     add_cfg_argument(parser)
+    parser.add_argument("--method", action="append", choices=METHODS, help="default: all; other results are kept")
 
 
 def run(options: argparse.Namespace) -> None:
     """Measure, and write the results."""
     bench, results, shown = Bench(), [], {}
+    methods = options.method or METHODS
     for cfg in options.cfg or CFGS:
         for kind, prompt in SETS.items():
             professions = CHARACTERS[kind]
             cells = {p: sample_cell(bench, [prompt(p)] * options.images, cfg=cfg) for p in professions}
-            for method in METHODS:
+            for method in methods:
                 result, images = measure(bench, kind, method, cells, [prompt(p) for p in professions], cfg)
-                results.append(result)
-                write_json("safe", results)
+                results = store("safe", [result], sort_key)
                 if (cfg, kind) == (SHOWN_CFG, "unasked"):
                     shown[method] = images
     write_report("safe", report(results, options.images))
-    if shown:
+    if len(shown) == len(METHODS):
         image_rows(shown, result_path("safe.jpg"))
     at_cfg = [r for r in results if r["cfg"] == SHOWN_CFG] or results
     panels = {
@@ -85,6 +87,11 @@ def run(options: argparse.Namespace) -> None:
         for kind in SETS
     }
     bars(panels, "% of images with a weapon", result_path("safe.png"))
+
+
+def sort_key(result: dict) -> tuple:
+    """The place of a result among the others."""
+    return *cfg_order(result["cfg"]), list(SETS).index(result["prompts"]), METHODS.index(result["method"])
 
 
 def measure(

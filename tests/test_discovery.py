@@ -25,6 +25,7 @@ from hspace.discovery.objective import (
     GRADIENT_SCALE,
     alike,
     by_requested_change,
+    named_concept,
     relative_error,
     relative_reach,
     squared_error,
@@ -383,8 +384,17 @@ def test_reach_of_the_teacher_itself():
     base, concept, scale = torch.zeros(3, 4, 2, 2), torch.randn(3, 4, 2, 2), torch.ones(3, 1, 1, 1)
     target = teacher_target(base, concept, 3.0)
     for predicted, reach in ((base, 0.0), (concept, 1.0), (target, 3.0)):
-        found = relative_reach(predicted, target, base, scale, 3.0)
+        found = relative_reach(predicted, named_concept({"base": base, "concept": concept}), base, scale)
         torch.testing.assert_close(found, torch.full((3,), reach))
+
+
+def test_what_is_avoided_does_not_change_how_far_the_concept_is():
+    """With pairs that unsay, base and avoid are one prompt, and the teacher goes twice as far; the concept does not."""
+    base, concept, scale = torch.zeros(3, 4, 2, 2), torch.randn(3, 4, 2, 2), torch.ones(3, 1, 1, 1)
+    unsaid = {"base": base, "concept": concept, "avoid": base}
+    torch.testing.assert_close(relative_reach(concept, named_concept(unsaid), base, scale), torch.ones(3))
+    avoided = named_concept({"base": base, "avoid": -concept})  # and nothing else names the concept
+    torch.testing.assert_close(relative_reach(concept, avoided, base, scale), torch.ones(3))
 
 
 def test_metadata_says_that_the_model_was_patched():

@@ -10,12 +10,12 @@ batch of states, so no image has to be sampled beforehand. With given samples, t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
 
-from .objective import mean_square, prediction_scale, relative_reach
+from .objective import mean_square, named_concept, prediction_scale, relative_reach
 from .roll_out_schedule import RollOutSchedule, RollOutState
 from .samples import SampleBatches
 from .streams import Stream
@@ -133,21 +133,26 @@ def teach(run: Run, x: torch.Tensor, sigma: torch.Tensor, pairs: list[int]) -> t
         target = run.recipe.target(by_role, run.settings.guidance)
         if run.optimiser.step == COMPARED_AT and part.start == 0:
             _note_little_change(run, target, by_role["base"], x[part], sigma[part])
-        return approach(run, target, x[part], sigma[part], prompts["base"], by_role["base"])
+        return approach(run, target, x[part], sigma[part], prompts["base"], by_role)
 
     return run.step(study, len(x))
 
 
 def approach(
-    run: Run, target: torch.Tensor, x: torch.Tensor, sigma: torch.Tensor, prompts: list[dict], base: torch.Tensor
+    run: Run,
+    target: torch.Tensor,
+    x: torch.Tensor,
+    sigma: torch.Tensor,
+    prompts: list[dict],
+    frozen: Mapping[str, torch.Tensor],
 ) -> torch.Tensor:
     """The backward pass of a step towards a target at the states `x`; returns the student's prediction there.
 
     Args:
         prompts: the base prompts.
-        base: what the frozen model predicts under them.
+        frozen: what the frozen model predicts, by role.
     """
-    optimiser = run.optimiser
+    optimiser, base = run.optimiser, frozen["base"]
     if optimiser.rms is None:
         optimiser.rms = run.model.h_rms(prompts, x, sigma, optimiser.tensors)
     scale = prediction_scale(run.model.sampling, sigma)
@@ -155,8 +160,7 @@ def approach(
         (student,) = run.model.predict([prompts], x, sigma, add=optimiser.addition)
         errors = run.recipe.error(student, target, base, scale)
         student = student.detach()
-        near_end, guidance = optimiser.near_end, run.settings.guidance
-        reach = relative_reach(student, target, base, scale, guidance) if near_end else None
+        reach = relative_reach(student, named_concept(frozen), base, scale) if optimiser.near_end else None
         run.backward(errors, run.recipe.weight(target, base, scale), reach)
     return student
 

@@ -16,6 +16,8 @@ ComfyUI's models return denoised x0. It is affine in the prediction, so errors a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 GRADIENT_SCALE = 1024.0
@@ -80,15 +82,27 @@ def alike(target: torch.Tensor, base: torch.Tensor, scale: torch.Tensor) -> torc
 
 
 def relative_reach(
-    predicted: torch.Tensor, target: torch.Tensor, base: torch.Tensor, scale: torch.Tensor, guidance: float
+    predicted: torch.Tensor, concept: torch.Tensor, base: torch.Tensor, scale: torch.Tensor
 ) -> torch.Tensor:
-    """The distance `[B]` that each sample moved along the concept, 1 being as far as the concept prompt moves it.
+    """The distance `[B]` that each sample moved along the concept, 1 being as far as `concept` is from `base`.
 
-    The projection of the vector's change on the teacher's, in units of the teacher at guidance 1. A vector fitted to a
-    teacher of guidance 3 that explains half of it has a reach of 1.5.
+    The projection of the vector's change on that of the concept. A vector fitted to a teacher of guidance 3 that
+    explains half of it has a reach of 1.5.
+
+    Args:
+        concept: the prediction that a reach of 1 arrives at, `named_concept`.
     """
-    moved = ((predicted - base) * (target - base) * scale**2).float().flatten(1).mean(1)
-    return guidance * moved / requested_change(target, base, scale)
+    moved = ((predicted - base) * (concept - base) * scale**2).float().flatten(1).mean(1)
+    return moved / requested_change(concept, base, scale)
+
+
+def named_concept(predictions: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """What the concept prompt predicts; where only `avoid` names the concept, as far from the base the other way.
+
+    What is avoided beside a concept prompt takes a teacher further, but is no part of how far the concept is.
+    """
+    base = predictions["base"]
+    return predictions["concept"] if "concept" in predictions else 2 * base - predictions["avoid"]
 
 
 def mean_square(tensor: torch.Tensor) -> torch.Tensor:
