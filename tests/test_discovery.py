@@ -363,10 +363,12 @@ def test_calibration_scales_a_vector_to_a_reach_of_1():
 @pytest.mark.parametrize(
     ("reach", "scale"), [(2.0, 0.5), (1.0, 1.0), (0.8, 1.25), (0.6, 1.35), (0.36, 1.11), (0.1, 1.0), (0.0, 1.0)]
 )
-def test_the_less_of_its_concept_a_vector_explains_the_less_it_is_scaled_up(reach, scale):
-    optimiser = VectorOptimiser({0: torch.zeros(1, 1, 1)}, DISTILLED, DiscoverySettings("a", steps=1))
+@pytest.mark.parametrize("avoids", [False, True])
+def test_the_less_of_its_concept_a_vector_explains_the_less_it_is_scaled_up(reach, scale, avoids):
+    """One that is to go beyond its concept, for there is something to avoid, is not scaled down."""
+    optimiser = VectorOptimiser({0: torch.zeros(1, 1, 1)}, DISTILLED, DiscoverySettings("a", steps=1), avoids)
     optimiser.losses, optimiser._reach_sum, optimiser._reach_steps = [0.0], reach, 1.0
-    assert optimiser.scale == pytest.approx(scale)
+    assert optimiser.scale == pytest.approx(max(scale, 1.0) if avoids else scale)
 
 
 def test_a_sample_counts_by_what_the_teacher_asks_for():

@@ -172,7 +172,7 @@ class _DiscoverySampler(comfy.samplers.Sampler):
 
             frozen = FrozenModel(model, PreparedPairs(to_normal(model_wrap.conds)), extra_args["model_options"])
             start = {site: tensor.to(noise.device, copy=True) for site, tensor in self.start_from.tensors.items()}
-            optimiser = VectorOptimiser(start, self.recipe, settings)
+            optimiser = VectorOptimiser(start, self.recipe, settings, self.pairs.avoid is not None)
             run = self._run = Run(
                 settings, self.recipe, frozen, optimiser, tuple(noise.shape), noise.device, self.observer, self.vector
             )

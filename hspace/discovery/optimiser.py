@@ -25,15 +25,18 @@ class VectorOptimiser:
         tensors: by site, float32 `[C, H, W]` or `[C, 1, 1]` on the model's device; changed in place.
         recipe: learning rate and betas.
         settings: steps, learning rate, spatial mean and calibration.
+        avoids: true where there are prompts to stay away from, so that a vector is to go beyond its concept.
 
     Attributes:
         losses: mean error of each step, those of an interrupted run included.
         rms: root mean square of h by site, to which `DISTILLED` relates its learning rates; None until it is measured.
     """
 
-    def __init__(self, tensors: Mapping[int, torch.Tensor], recipe: Recipe, settings: DiscoverySettings):
+    def __init__(
+        self, tensors: Mapping[int, torch.Tensor], recipe: Recipe, settings: DiscoverySettings, avoids: bool = False
+    ):
         self.tensors = {site: tensor.requires_grad_(True) for site, tensor in tensors.items()}
-        self.recipe, self.settings = recipe, settings
+        self.recipe, self.settings, self.avoids = recipe, settings, avoids
         groups = [{"params": [tensor]} for tensor in self.tensors.values()]
         self.adam = torch.optim.Adam(groups, betas=recipe.betas)
         self.losses: list[float] = []
@@ -134,12 +137,13 @@ class VectorOptimiser:
     @property
     def scale(self) -> float:
         """The factor on the finished vector that brings its reach to 1, or as near to it as does no harm; at least 1
-        where it falls short, and 1 where there is no reach.
+        where it falls short or is to go beyond, and 1 where there is no reach.
         """
         reach = self.reach or 0.0
         if not (self.settings.calibrate and self.finished and reach > 0):
             return 1.0
-        return min(1 / reach, max(1.0, MOST_SCALE_AT_NO_REACH + reach))
+        scale = min(1 / reach, max(1.0, MOST_SCALE_AT_NO_REACH + reach))
+        return max(1.0, scale) if self.avoids else scale
 
     def state(self) -> dict[str, torch.Tensor]:
         """The tensors that `resume` needs: Adam's moments, the losses, and the sizes of h that rates refer to."""
