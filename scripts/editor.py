@@ -11,7 +11,7 @@ import re
 import urllib.request
 from collections.abc import Iterator
 
-from playwright.sync_api import Locator, Page, sync_playwright
+from playwright.sync_api import Locator, Page, TimeoutError, sync_playwright
 
 from .browser import launch
 from .comfy_server import Server
@@ -60,11 +60,17 @@ class Editor:
     def open_template(self, name: str) -> None:
         """Open a shipped workflow the way a user does."""
         self.browse_templates()
-        self.page.get_by_test_id(f"template-workflow-{name}").click()
-        self.page.wait_for_function(
-            "name => app.extensionManager.workflow.activeWorkflow?.path?.includes(name) && app.graph.nodes.length > 3",
-            arg=name,
+        card = self.page.get_by_test_id(f"template-workflow-{name}")
+        card.click()
+        is_open = (
+            "name => app.extensionManager.workflow.activeWorkflow?.path?.includes(name) && app.graph.nodes.length > 3"
         )
+        try:
+            self.page.wait_for_function(is_open, arg=name, timeout=20_000)
+        except TimeoutError:
+            if card.is_visible():  # on a busy machine the cards were drawn anew under the click
+                card.click()
+            self.page.wait_for_function(is_open, arg=name, timeout=60_000)
         self.page.wait_for_timeout(500)
 
     def command(self, name: str) -> None:
