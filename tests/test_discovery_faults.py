@@ -84,6 +84,14 @@ def test_a_run_that_went_on_with_new_sampling_runs_goes_on_from_those_too():
     same(find(start_from=stopped_at(9, start_from=start, **other), **other), find(start_from=start, **other))
 
 
+def test_fewer_steps_than_before_the_sampling_runs_began_anew():
+    """Runs of 8 states began at step 9; one of two steps goes on at its last."""
+    kept = stopped_at(11, start_from=stopped_at(9), batch_size=3)
+    observer = Keeps()
+    assert len(find(observer, start_from=kept, batch_size=3, steps=2).losses) == 2
+    assert "new sampling runs" in " ".join(observer.texts)
+
+
 @pytest.mark.parametrize("began", [float("nan"), -1.0, 0.5, 99.0])
 def test_a_damaged_sampling_run_is_refused(began):
     partial = stopped_at(4)
@@ -193,7 +201,6 @@ def test_a_partial_file_that_cannot_be_removed_is_a_warning(monkeypatch, vector_
 
 KILLED = """
 import sys
-from dataclasses import replace
 import torch
 from scripts.comfyui import load_pack
 load_pack()

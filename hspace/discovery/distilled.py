@@ -1,6 +1,6 @@
 """Distillation of the model's own prediction under the concept prompt.
 
-    min_c  E_{x_t, t}  || target - eps_theta(x_t, t, y-; h + c) ||^2 / || target - eps_theta(x_t, t, y-) ||^2
+    min_c  E_{x_t, t}  || target - eps_theta(x_t, t, y-; h + c) ||^2 / || target - eps_theta(x_t, t, y-) ||
     target = eps_theta(x_t, t, y-) + g (eps_theta(x_t, t, y+) - eps_theta(x_t, t, y-))
 
 The target is not the sampled noise, whose variance dominates the paper's loss. The states x_t are those of sampling
@@ -67,11 +67,13 @@ def roll_out(run: Run, *, cfg: float = ROLL_OUT_CFG, until: float = LEARN_UNTIL,
     images: list[torch.Tensor] = []
     while not run.finished:
         places = schedule.at(run.optimiser.step)
+        x = x.clone()  # whoever holds the state of the step before keeps it as it was
         for image, place in enumerate(places):
             if place.begins:
                 noise = start_noise(run, place.run, image)[None].to(run.device)
                 x[image] = run.model.pure_noise(noise, x.new_tensor(place.sigma))[0]
-        pairs = [run.pairs(place.run)[image] for image, place in enumerate(places)]
+        pairs_of = {number: run.pairs(number) for number in {place.run for place in places}}
+        pairs = [pairs_of[place.run][image] for image, place in enumerate(places)]
         level = x.new_tensor([place.sigma for place in places])
         following = x.new_tensor([place.next_sigma for place in places])
         student = teach(run, x, level, pairs)
@@ -94,7 +96,9 @@ def _begun(run: Run, sigmas: list[float], spread: bool) -> tuple[torch.Tensor, R
     if run.roll_out is not None:
         x, sigma, began = run.roll_out
         schedule = RollOutSchedule(sigmas, batch, spread=spread, began=began)
-        if x.shape == run.shape and sigma.tolist() == x.new_tensor(schedule.before(step)).tolist():
+        # A run with fewer steps than the stopped one goes on at an earlier step, perhaps one before its sampling runs.
+        same_place = step > began and sigma.tolist() == x.new_tensor(schedule.before(step)).tolist()
+        if same_place and x.shape == run.shape:
             return x, schedule
         run.observer.note(
             "start_from was stopped in the middle of sampling runs of another size, batch_size or number of steps; the "

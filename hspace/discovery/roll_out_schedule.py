@@ -45,8 +45,8 @@ class RollOutSchedule:
     """Sampling runs, one after another for each image of a batch.
 
     They are spread over the noise schedule: the first run of image i of B visits the share 1 - i / B of the states, so
-    that from then on each batch holds all noise levels. Where images share their level, a step follows whatever that
-    level asks for, and which image a discovery ends with decides more (docs/decisions.md).
+    that from then on each batch holds all noise levels. Where images share their level, each step follows what that one
+    level asks for, and vectors of different seeds are less alike (docs/decisions.md).
 
     Args:
         sigmas: of a whole run, falling.
