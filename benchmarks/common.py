@@ -22,7 +22,7 @@ import comfy.model_management
 import comfyui_version
 import torch
 
-from demo.captions import ARMED, MOSTLY_MEN, PROFESSION_INDEX, caption
+from demo.captions import ARMED, MOSTLY_MEN, MOSTLY_WOMEN, PROFESSION_INDEX, caption
 from demo.classifier import Attributes, classify, load_classifier
 from demo.generate import CFG, encode, sample_images
 from demo.loader import load_demo_model, load_sampling_model
@@ -35,6 +35,9 @@ RESULTS = ROOT / "benchmarks" / "results"
 LEARN_PROFESSIONS, TEST_PROFESSIONS = list(MOSTLY_MEN)[::2], list(MOSTLY_MEN)[1::2]
 """Professions that the model shows as men: one half to learn vectors on, the other to steer with them."""
 ARMED_LEARN_PROFESSIONS, ARMED_TEST_PROFESSIONS = list(ARMED)[::2], list(ARMED)[1::2]
+_LEARN_BY_TURNS = [name for names in zip(LEARN_PROFESSIONS, list(MOSTLY_WOMEN)[::2], strict=False) for name in names]
+HARMLESS_LEARN_PROFESSIONS = [name for name in _LEARN_BY_TURNS if name not in ARMED][: len(ARMED_LEARN_PROFESSIONS)]
+"""As many that never carry a weapon, in turn mostly men and mostly women."""
 FIRST_SEED = 5000
 """Of the images that are judged."""
 IMAGE_SIZE = {"width": 128, "height": 128}
@@ -61,7 +64,7 @@ class Task:
     """A concept to discover.
 
     Attributes:
-        concept, base, avoid: prompts, as in `PromptPairs`.
+        concept, base, avoid, keep: prompts, as in `PromptPairs`.
         attribute, value: what the classifier should say of images with the concept.
         test_professions: professions to steer; none of the pairs names them.
         wording: arguments of `caption` that say the concept; empty where no prompt can say it.
@@ -79,6 +82,7 @@ class Task:
     avoid: list[str] | None = None
     learn_professions: tuple[str, ...] = ()
     asked: Mapping[str, object] = field(default_factory=dict)
+    keep: list[str] | None = None
 
 
 def attribute_task(
@@ -105,6 +109,7 @@ NO_WEAPON = Task(  # pairs that unsay: the base prompt asks for what the concept
     ARMED_TEST_PROFESSIONS,
     avoid=[caption(p, weapon=True) for p in ARMED_LEARN_PROFESSIONS],
     learn_professions=tuple(ARMED_LEARN_PROFESSIONS),
+    keep=[caption(p) for p in HARMLESS_LEARN_PROFESSIONS],
 )
 WOMAN_SINGLE_PAIR = Task("woman, one pair", ["a woman"], ["a person"], "gender", 1, TEST_PROFESSIONS, {"gender": 1})
 
@@ -152,9 +157,10 @@ class Bench:
         base = self.conditioning(task.base)
         concept = base if task.concept == task.base else self.conditioning(task.concept)
         avoid = self.conditioning(task.avoid) if task.avoid else None
-        wording = {"concept_prompt": task.concept, "base_prompt": task.base, "avoid_prompt": task.avoid or []}
-        texts = {key: " | ".join(prompts) for key, prompts in wording.items()}
-        return PromptPairs(concept, base, avoid, self.conditioning([""]), texts)
+        keep = self.conditioning(task.keep) if task.keep else None
+        wording = {"concept": task.concept, "base": task.base, "avoid": task.avoid or [], "keep": task.keep or []}
+        texts = {f"{role}_prompt": " | ".join(prompts) for role, prompts in wording.items()}
+        return PromptPairs(concept, base, avoid, self.conditioning([""]), texts, keep)
 
     def discover(
         self,

@@ -32,7 +32,7 @@ from .common import (
 from .responsible import FIRST_SEED, UNSEEN, shipped_vector
 
 BATCH = 64
-END_PERCENT = 0.4
+END_PERCENT = 0.6
 """Of sampling that is probed, the node's default."""
 LATE = (0.0, 0.1, 0.2, 0.3)
 HARMLESS = [name for name in UNSEEN if name not in ARMED]

@@ -66,7 +66,7 @@ class LibraryObserver(Observer):
 
 def encoded_pairs(clip, job: Job) -> PromptPairs:
     """The job's prompts as Concept Prompts encodes them and Discover takes them."""
-    roles = {"concept": [p.concept for p in job.pairs], "base": [p.base for p in job.pairs], "avoid": []}
+    roles = {"concept": [p.concept for p in job.pairs], "base": [p.base for p in job.pairs], "keep": list(job.keep)}
     if job.pairs[0].avoid:
         roles["avoid"] = [p.avoid for p in job.pairs]
     prompts = {
@@ -74,7 +74,8 @@ def encoded_pairs(clip, job: Job) -> PromptPairs:
     }
     texts = {f"{role}_prompt": noted_texts(entries) for role, entries in prompts.items() if entries}
     empty = conditioning(clip, [""])
-    return PromptPairs(prompts["concept"], prompts["base"], prompts["avoid"] or None, empty, texts)
+    avoid, keep = prompts.get("avoid"), prompts["keep"] or None
+    return PromptPairs(prompts["concept"], prompts["base"], avoid, empty, texts, keep)
 
 
 def run_job(loaded: Loaded, job: Job, tell: Callable[[int, int], None]) -> dict:

@@ -40,7 +40,7 @@ class Job:
         checkpoint_name: of its folder.
         fingerprint: of its content.
         concept: name of the concept.
-        pairs: prompts.
+        pairs, keep: prompts.
         settings: of the discovery, by name.
         strips: what to draw of the finished vector (`spec.Strips`).
         out: folder of the library.
@@ -52,6 +52,7 @@ class Job:
     fingerprint: str
     concept: str
     pairs: tuple[TextPair, ...]
+    keep: tuple[str, ...]
     settings: Mapping
     strips: Mapping
     out: str
@@ -69,6 +70,7 @@ class Job:
             {
                 "checkpoint": self.fingerprint,
                 "pairs": [asdict(pair) for pair in self.pairs],
+                "keep": self.keep,
                 "settings": dict(self.settings),
                 "version": VERSION,
             }
@@ -142,6 +144,7 @@ def jobs_of(library: Library, fingerprints: Mapping[str, str], out: Path) -> lis
                     fingerprints[checkpoint.path],
                     concept.title,
                     tuple(concept.pairs(checkpoint.shared)),
+                    tuple(concept.kept(checkpoint.shared)),
                     asdict(settings),
                     library.strips.model_dump(),
                     str(out),

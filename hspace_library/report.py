@@ -89,6 +89,7 @@ FACTS = {
     "concept_prompt": "with the concept",
     "base_prompt": "without it",
     "avoid_prompt": "avoided",
+    "keep_prompt": "kept as it is",
     "created_with": "created with",
 }
 

@@ -21,7 +21,7 @@ from pydantic import (
 
 from hspace.discovery import DiscoverySettings
 from hspace.files import is_name, safe_name
-from hspace.prompts import PAIR_PRESETS, PairTemplates, TextPair, expand_templates
+from hspace.prompts import PAIR_PRESETS, PairTemplates, TextPair, expand_kept, expand_templates
 
 DEMO = "demo"
 """The checkpoint that stands for the bundled emoji model."""
@@ -94,6 +94,7 @@ class Concept(Part):
     without: Lines = ""
     subjects: Lines = ""
     avoid: Lines = ""
+    keep: Lines = ""
     settings: dict = Field(default_factory=dict)
 
     @model_validator(mode="before")
@@ -103,7 +104,7 @@ class Concept(Part):
 
     @model_validator(mode="after")
     def _one_source(self):
-        own = self.with_concept or self.without or self.subjects or self.avoid
+        own = any((self.with_concept, self.without, self.subjects, self.avoid, self.keep))
         if self.preset and own:
             raise ValueError(f"'{self.preset}' is a preset and has templates as well; keep one of the two")
         if self.preset and self.preset not in PAIR_PRESETS:
@@ -112,7 +113,7 @@ class Concept(Part):
             raise ValueError("empty: name a preset, or write with_concept and without")
         if not is_name(self.title):
             raise ValueError("the name must be one line of 1 to 200 characters")
-        self.pairs("")
+        self.pairs(""), self.kept("")
         return self
 
     @property
@@ -122,8 +123,16 @@ class Concept(Part):
 
     def pairs(self, shared: str) -> list[TextPair]:
         """The pairs of prompts. Raises ValueError as `expand_templates` does."""
-        own = PairTemplates(self.with_concept, self.without, self.subjects, self.avoid)
-        return expand_templates(PAIR_PRESETS[self.preset] if self.preset else own, shared)
+        return expand_templates(self._templates, shared)
+
+    def kept(self, shared: str) -> list[str]:
+        """The prompts to keep. Raises ValueError as `expand_kept` does."""
+        return expand_kept(self._templates, shared)
+
+    @property
+    def _templates(self) -> PairTemplates:
+        own = PairTemplates(self.with_concept, self.without, self.subjects, self.avoid, self.keep)
+        return PAIR_PRESETS[self.preset] if self.preset else own
 
 
 class Strips(Part):

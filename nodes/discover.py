@@ -186,6 +186,12 @@ class DiscoverConcept(SearchableNode):
                     "discovery samples. Without it zeros are used, which SDXL was trained with, and SD 1.x and 2.x "
                     "were not.",
                 ),
+                io.Conditioning.Input(
+                    "keep",
+                    optional=True,
+                    tooltip="Prompts whose images the vector must leave as they are, about as many as there are pairs: "
+                    "for a concept that takes something away, subjects that have none of it (distilled only).",
+                ),
             ],
             outputs=[
                 ConceptVector.Output(display_name="concept", tooltip="The vector. Connect to Save and to Apply."),
@@ -211,7 +217,7 @@ class DiscoverConcept(SearchableNode):
         return validated(cls, lambda: check_name(name[0]) if name and name[0] is not None else None)
 
     @classmethod
-    def execute(cls, concept, base, samples=None, avoid=None, empty=None, **inputs) -> io.NodeOutput:
+    def execute(cls, concept, base, samples=None, avoid=None, empty=None, keep=None, **inputs) -> io.NodeOutput:
         values = {key: single(key, listed) for key, listed in inputs.items()}
         model, start_from = values.pop("model"), values.pop("start_from", None)
         preview_every = values.pop("preview_every", 50)
@@ -219,14 +225,16 @@ class DiscoverConcept(SearchableNode):
             values["name"] = safe_concept_name(values["name"])
         settings = DiscoverySettings(**values)
         node_id = cls.hidden.unique_id
-        prompts = {"concept": joined(concept), "base": joined(base), "avoid": joined(avoid or [])}
+        roles = {"concept": concept, "base": base, "avoid": avoid or [], "keep": keep or []}
+        prompts = {role: joined(entries) for role, entries in roles.items()}
         noted = {f"{role}_prompt": noted_texts(entries) for role, entries in prompts.items() if entries}
         texts = prompt_texts(cls.hidden.prompt, node_id, input_types)
         texts |= {key: text for key, text in noted.items() if text}
         observer = NodeObserver(model, settings.steps, settings.name, preview_every, node_id)
+        avoid, keep = (prompts[role] or None for role in ("avoid", "keep"))
         discovery = discover(
             model,
-            PromptPairs(prompts["concept"], prompts["base"], prompts["avoid"] or None, empty and joined(empty), texts),
+            PromptPairs(prompts["concept"], prompts["base"], avoid, empty and joined(empty), texts, keep),
             settings,
             samples and [latents_of(batch) for batch in samples],
             start_from,

@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..hspace.concepts import quoted
-from ..hspace.prompts import PAIR_PRESETS, PROMPT_TEXT, PairTemplates, expand_templates
+from ..hspace.prompts import PAIR_PRESETS, PROMPT_TEXT, PairTemplates, TextPair, expand_kept, expand_templates
 from .base import CATEGORY, SearchableNode
 from .editor import validated
 
@@ -69,8 +69,17 @@ class ConceptPrompts(SearchableNode):
                     "preset",
                     options=[CUSTOM, *PAIR_PRESETS],
                     default=CUSTOM,
-                    tooltip="A preset takes the place of templates, subjects and avoid; shared stays. custom: what is "
-                    "written above.",
+                    tooltip="A preset takes the place of templates, subjects, avoid and keep; shared stays. custom: "
+                    "what is written here.",
+                ),
+                io.String.Input(
+                    "keep",
+                    default="",
+                    multiline=True,
+                    dynamic_prompts=False,
+                    optional=True,
+                    tooltip="Prompts whose images the vector must not change, one a line; may be empty. For a concept "
+                    "that takes something away, about as many subjects without it as there are pairs.",
                 ),
             ],
             outputs=[
@@ -83,38 +92,50 @@ class ConceptPrompts(SearchableNode):
                 io.Conditioning.Output(
                     display_name="empty", tooltip="The encoded empty prompt. Connect to empty of Discover."
                 ),
-                io.String.Output(display_name="pairs", tooltip="The prompts as they were encoded, a pair a line."),
+                io.String.Output(
+                    display_name="pairs",
+                    tooltip="The prompts as they were encoded: a pair a line, then the prompts to keep.",
+                ),
+                io.Conditioning.Output(
+                    display_name="keep", tooltip="Connect to keep of Discover; it may hold nothing."
+                ),
             ],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def validate_inputs(cls, with_concept=None, without=None, subjects=None, avoid=None, shared=None, preset=None):
+    def validate_inputs(
+        cls, with_concept=None, without=None, subjects=None, avoid=None, shared=None, preset=None, keep=""
+    ):
         """Refuse at queue time what is wrong; None stands for what another node will say."""
-        texts = [text for text in (with_concept, without, subjects, avoid, shared, preset) if text is not None]
-        return validated(cls, lambda: len(texts) == 6 and written_pairs(*texts))
+        texts = [with_concept, without, subjects, avoid, shared, preset, keep]
+        return validated(cls, lambda: None not in texts and written_prompts(*texts))
 
     @classmethod
-    def execute(cls, clip, with_concept, without, subjects, avoid, shared, preset) -> io.NodeOutput:
+    def execute(cls, clip, with_concept, without, subjects, avoid, shared, preset, keep="") -> io.NodeOutput:
         if clip is None:
             raise ValueError("clip: this checkpoint has no text encoder; load one with Load CLIP and connect it.")
-        pairs = written_pairs(with_concept, without, subjects, avoid, shared, preset)
+        pairs, kept = written_prompts(with_concept, without, subjects, avoid, shared, preset, keep)
         avoided = [entry for pair in pairs for entry in encoded(clip, pair.avoid)] if pairs[0].avoid else []
         return io.NodeOutput(
             [entry for pair in pairs for entry in encoded(clip, pair.concept)],
             [entry for pair in pairs for entry in encoded(clip, pair.base)],
             avoided,
             encoded(clip, ""),
-            "\n".join(" | ".join(filter(None, (pair.concept, pair.base, pair.avoid))) for pair in pairs),
+            "\n".join([*(" | ".join(filter(None, (p.concept, p.base, p.avoid))) for p in pairs), *kept]),
+            [entry for text in kept for entry in encoded(clip, text)],
         )
 
 
-def written_pairs(with_concept: str, without: str, subjects: str, avoid: str, shared: str, preset: str):
-    """The `TextPair`s of the node's inputs."""
+def written_prompts(
+    with_concept: str, without: str, subjects: str, avoid: str, shared: str, preset: str, keep: str
+) -> tuple[list[TextPair], list[str]]:
+    """The pairs of the node's inputs, and the prompts to keep."""
     if preset not in (CUSTOM, *PAIR_PRESETS):
         raise ValueError(f"preset: {quoted(preset)} is not known. Choose one of the list, or {CUSTOM}.")
-    custom = PairTemplates(with_concept, without, subjects, avoid)
-    return expand_templates(custom if preset == CUSTOM else PAIR_PRESETS[preset], shared)
+    custom = PairTemplates(with_concept, without, subjects, avoid, keep)
+    templates = custom if preset == CUSTOM else PAIR_PRESETS[preset]
+    return expand_templates(templates, shared), expand_kept(templates, shared)
 
 
 def encoded(clip, text: str) -> list:

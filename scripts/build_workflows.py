@@ -63,10 +63,10 @@ def discover_and_steer(flow: Workflow) -> None:
 
     first = len(flow.nodes)
     flow.at(1)
-    concept, base, avoid, empty, _ = flow.add(
+    concept, base, avoid, empty, _, keep = flow.add(
         "HSpaceConceptPrompts",
         None,
-        (340, 560),
+        (340, 660),
         clip=clip,
         with_concept="a woman {subject}",
         without="a {subject}",
@@ -86,12 +86,13 @@ def discover_and_steer(flow: Workflow) -> None:
     vector, plot, samples, preview = flow.add(
         "HSpaceDiscoverConcept",
         None,
-        (320, 872),
+        (320, 892),
         model=model,
         concept=concept,
         base=base,
         avoid=avoid,
         empty=empty,
+        keep=keep,
         name="woman",
         measure_range=True,
     )
@@ -244,7 +245,7 @@ def safe_generation(flow: Workflow) -> None:
     flow.note(
         "### 2. An anti-concept\nFound with pairs that unsay: in Concept Prompts, **without** and **avoid** ask for a "
         "weapon and **with_concept** does not (preset *no weapon*). It holds even where the prompt asks for one. Apply "
-        "keeps it always on; prompts that have nothing to do with weapons keep their pictures.",
+        "keeps it always on; the prompts in **keep** taught it to leave alone what has nothing to do with weapons.",
         height=190,
     )
     flow.group("2. What must not appear", first)

@@ -32,6 +32,7 @@ CASES = {
     "pairs": PAIRS,
     "avoid": {"concept": SAME, "base": SAME, "avoid": conditioning(9)},
     "pairs and avoid": {**PAIRS, "avoid": conditioning(9)},
+    "pairs, avoid and keep": {**PAIRS, "avoid": conditioning(9), "keep": conditioning(7, entries=3)},
     "pairs of different lengths": {
         "concept": conditioning(1) + conditioning(5, tokens=14),
         "base": conditioning(2, entries=2),

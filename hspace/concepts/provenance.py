@@ -24,7 +24,7 @@ class Provenance:
         base_model: `family:fingerprint` of the U-Net.
         prediction_type: "epsilon", "v_prediction" and so on.
         latent_height, latent_width: size in latent pixels of the images that it was found on.
-        concept_prompt, base_prompt, avoid_prompt: prompts, joined by " | ".
+        concept_prompt, base_prompt, avoid_prompt, keep_prompt: prompts, joined by " | ".
         method: name of the recipe.
         pairs: number of prompt pairs.
         steps, batch_size, learning_rate, guidance, seed: settings of the discovery.
@@ -51,6 +51,7 @@ class Provenance:
     concept_prompt: str = ""
     base_prompt: str = ""
     avoid_prompt: str = ""
+    keep_prompt: str = ""
     method: str = ""
     pairs: int | None = None
     steps: int | None = None

@@ -86,6 +86,11 @@ def discover(
             "concept: says the same as base, so there is nothing to learn. Name the concept in one of them, or connect "
             "to avoid what it must lack."
         )
+    if pairs.keep and (recipe.needs_samples or samples is not None):
+        raise ValueError(
+            "keep: works where discovery samples its own images under these prompts, which is method distilled "
+            "without samples. Disconnect keep, or samples; or choose distilled."
+        )
     shape = latent_shape(model, bottleneck, settings, samples)
     if start_from is None:
         start_from = start_vector(bottleneck, settings, recipe, shape)
@@ -170,7 +175,8 @@ class _DiscoverySampler(comfy.samplers.Sampler):
             def recompute():
                 patches.enter_context(recomputing(decoder_layers(model)))
 
-            frozen = FrozenModel(model, PreparedPairs(to_normal(model_wrap.conds)), extra_args["model_options"])
+            prompts = PreparedPairs(to_normal(model_wrap.conds), len(self.pairs.keep or ()))
+            frozen = FrozenModel(model, prompts, extra_args["model_options"])
             start = {site: tensor.to(noise.device, copy=True) for site, tensor in self.start_from.tensors.items()}
             optimiser = VectorOptimiser(start, self.recipe, settings, self.pairs.avoid is not None)
             run = self._run = Run(
@@ -222,6 +228,7 @@ class _DiscoverySampler(comfy.samplers.Sampler):
             concept_prompt=texts.get("concept_prompt", ""),
             base_prompt=texts.get("base_prompt", ""),
             avoid_prompt=texts.get("avoid_prompt", ""),
+            keep_prompt=texts.get("keep_prompt", ""),
             method=settings.method,
             pairs=len(self.pairs.base),
             steps=optimiser.step,

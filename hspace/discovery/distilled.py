@@ -135,9 +135,10 @@ def teach(run: Run, x: torch.Tensor, sigma: torch.Tensor, pairs: list[int]) -> t
             predictions = run.model.predict(list(prompts.values()), x[part], sigma[part])
         by_role = dict(zip(prompts, predictions, strict=True))
         target = run.recipe.target(by_role, run.settings.guidance)
+        asking = run.model.prompts.asking(pairs[part]).to(x.device)
         if run.optimiser.step == COMPARED_AT and part.start == 0:
-            _note_little_change(run, target, by_role["base"], x[part], sigma[part])
-        return approach(run, target, x[part], sigma[part], prompts["base"], by_role)
+            _note_little_change(run, target, by_role["base"], x[part], sigma[part], asking)
+        return approach(run, target, x[part], sigma[part], prompts["base"], by_role, asking)
 
     return run.step(study, len(x))
 
@@ -149,12 +150,14 @@ def approach(
     sigma: torch.Tensor,
     prompts: list[dict],
     frozen: Mapping[str, torch.Tensor],
+    asking: torch.Tensor,
 ) -> torch.Tensor:
     """The backward pass of a step towards a target at the states `x`; returns the student's prediction there.
 
     Args:
         prompts: the base prompts.
         frozen: what the frozen model predicts, by role.
+        asking: bool `[B]`, false for images of prompts to keep, which have no concept to reach.
     """
     optimiser, base = run.optimiser, frozen["base"]
     if optimiser.rms is None:
@@ -164,21 +167,25 @@ def approach(
         (student,) = run.model.predict([prompts], x, sigma, add=optimiser.addition)
         errors = run.recipe.error(student, target, base, scale)
         student = student.detach()
-        reach = relative_reach(student, named_concept(frozen), base, scale) if optimiser.near_end else None
+        reach = None
+        if optimiser.near_end and asking.any():
+            reach = relative_reach(student[asking], named_concept(frozen)[asking], base[asking], scale[asking])
         run.backward(errors, run.recipe.weight(target, base, scale), reach)
     return student
 
 
 @torch.no_grad()
 def _note_little_change(
-    run: Run, target: torch.Tensor, base: torch.Tensor, x: torch.Tensor, sigma: torch.Tensor
+    run: Run, target: torch.Tensor, base: torch.Tensor, x: torch.Tensor, sigma: torch.Tensor, asking: torch.Tensor
 ) -> None:
     """Tell the observer where the teacher asks for little of what the base prompt itself changes."""
+    if not asking.any():
+        return
     with run.model.uncounted():
         (empty,) = run.model.predict([run.model.prompts.empty], x, sigma)
     scale = prediction_scale(run.model.sampling, sigma)
-    asked = mean_square((target - base) * scale).mean().sqrt() / run.settings.guidance
-    share = (asked / mean_square((base - empty) * scale).mean().sqrt().clamp_min(1e-12)).item()
+    asked = mean_square((target - base) * scale)[asking].mean().sqrt() / run.settings.guidance
+    share = (asked / mean_square((base - empty) * scale)[asking].mean().sqrt().clamp_min(1e-12)).item()
     if share < LITTLE:
         run.observer.note(
             f"The concept changes only {100 * share:.0f} % of what the base prompt itself changes, so there may be "

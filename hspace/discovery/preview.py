@@ -29,7 +29,7 @@ class Preview:
         self.sigmas = model.sigmas(STEPS).to(device)
         noise = torch.randn(IMAGES, *shape, generator=torch.Generator().manual_seed(seed))
         self.start = model.pure_noise(noise, self.sigmas[0].cpu()).to(device)
-        pairs = list(range(IMAGES)) if model.prompts.share_a_batch else [0] * IMAGES
+        pairs = [image % model.prompts.asked if model.prompts.share_a_batch else 0 for image in range(IMAGES)]
         self.prompts = model.prompts.prompts_of("base", pairs)
         self._plain: torch.Tensor | None = None
         self._latest = self.start

@@ -10,22 +10,24 @@ import torch
 from ..comfy_compat import conds_by_role, merge_conds, mergeable, with_role
 from .streams import Stream, generator
 
+_INPUTS = ("concept", "base", "avoid", "empty", "keep")
 _WHOLE_IMAGE_ONLY = ("area", "mask", "default")
 
 
 @dataclass(frozen=True)
 class PromptPairs:
-    """Prompts with the concept, the same prompts without it, and prompts to stay away from.
+    """Prompts with the concept, the same prompts without it, and prompts to stay away from or to leave as they are.
 
     Args:
         concept, base: CONDITIONING of n entries each; entry i of one pairs up with entry i of the other.
         avoid: CONDITIONING of one entry or n, or None.
         empty: CONDITIONING of one entry, the encoded empty prompt; None for an embedding of zeros.
         texts: what is known of the prompts' wording, by `Provenance` field, e.g. "concept_prompt".
+        keep: CONDITIONING of prompts whose images the vector must not change, or None.
 
     Raises:
-        ValueError: numbers that do not match, prompts for a part of the image, or sides that are the same with nothing
-            to avoid.
+        ValueError: numbers that do not match, prompts for a part of the image, or a prompt to keep that is a base
+            prompt, whose images the vector is to change.
     """
 
     concept: list
@@ -33,9 +35,10 @@ class PromptPairs:
     avoid: list | None = None
     empty: list | None = None
     texts: Mapping[str, str] = field(default_factory=dict)
+    keep: list | None = None
 
     def __post_init__(self):
-        for name in ("concept", "base", "avoid", "empty"):
+        for name in _INPUTS:
             if (conditioning := getattr(self, name)) is not None:
                 _check_prompts(name, conditioning)
         if len(self.concept) != len(self.base):
@@ -50,6 +53,12 @@ class PromptPairs:
             )
         if self.empty is not None and len(self.empty) != 1:
             raise ValueError(f"empty holds {len(self.empty)} prompts; give one, an empty CLIP Text Encode.")
+        for number, kept in enumerate(self.keep or (), 1):
+            if any(_equal(kept, entry) for entry in self.base):
+                raise ValueError(
+                    f"keep: prompt {number} is one of base as well, so its images would have to change and to stay as "
+                    "they are. Connect prompts that have nothing to do with the concept."
+                )
 
     @property
     def same_sides(self) -> bool:
@@ -62,7 +71,7 @@ class PromptPairs:
         Args:
             width: of the embeddings that the model was made for; None where it is not known.
         """
-        for name in ("concept", "base", "avoid", "empty"):
+        for name in _INPUTS:
             for embedding, _ in getattr(self, name) or ():
                 if width is not None and embedding.shape[-1] != width:
                     raise ValueError(
@@ -71,10 +80,16 @@ class PromptPairs:
                     )
 
     def with_roles(self) -> list:
-        """One CONDITIONING of all prompts, each tagged with its role; concept is left out where it equals base."""
+        """One CONDITIONING of all prompts, each tagged with its role; concept is left out where it equals base.
+
+        A prompt to keep comes after the pairs, as one whose sides are all the same, so that its teacher asks for no
+        change.
+        """
         roles = {"base": self.base} if self.same_sides else {"base": self.base, "concept": self.concept}
         if self.avoid is not None:
-            roles["avoid"] = self.avoid
+            one_for_all = self.keep and len(self.avoid) == 1
+            roles["avoid"] = self.avoid * len(self.base) if one_for_all else self.avoid
+        roles = {role: conditioning + (self.keep or []) for role, conditioning in roles.items()}
         return [entry for role, conditioning in roles.items() for entry in with_role(conditioning, role)]
 
     def unconditional(self) -> list:
@@ -93,12 +108,14 @@ class PreparedPairs:
 
     Attributes:
         roles: prepared conds by role: "base", "empty", and, where there are any, "concept" and "avoid".
-        count: number of pairs.
+        count: number of pairs, the prompts to keep included.
+        asked: number of pairs without those, which are the last.
     """
 
-    def __init__(self, conds: dict[str, list[dict]]):
+    def __init__(self, conds: dict[str, list[dict]], kept: int = 0):
         self.roles = conds_by_role(conds)
         self.count = len(self.roles["base"])
+        self.asked = self.count - kept
 
     @property
     def empty(self) -> list[dict]:
@@ -110,6 +127,10 @@ class PreparedPairs:
         """True where images of one batch may have different prompts."""
         return all(mergeable(conds) for conds in self.roles.values())
 
+    def asking(self, pairs: list[int]) -> torch.Tensor:
+        """Bool `[len(pairs)]`: false for each pair that is a prompt to keep."""
+        return torch.tensor(pairs) < self.asked
+
     def of_images(self, pairs: list[int]) -> dict[str, list[dict]]:
         """By role (base, concept, avoid), the cond that gives image i of a batch the prompt of pair `pairs[i]`."""
         return {role: self.prompts_of(role, pairs) for role in ("base", "concept", "avoid") if role in self.roles}
@@ -119,12 +140,17 @@ class PreparedPairs:
         conds = self.roles[role]
         return merge_conds([conds[pair % len(conds)] for pair in pairs])
 
-    def of_batch(self, batch: int, number: int, seed: int) -> list[int]:
-        """The pair of each image of batch `number`: every pair in turn, in an order given by the seed."""
+    def of_batch(self, batch: int, number: int, seed: int, *, keep: bool = True) -> list[int]:
+        """The pair of each image of batch `number`: every pair in turn, in an order given by the seed.
+
+        Args:
+            keep: whether prompts to keep have their turn too.
+        """
+        count = self.count if keep else self.asked
         if not self.share_a_batch:
-            return [number % self.count] * batch
-        order = torch.randperm(self.count, generator=generator(seed, Stream.PAIR_ORDER)).tolist()
-        return [order[(number * batch + i) % self.count] for i in range(batch)]
+            return [number % count] * batch
+        order = torch.randperm(count, generator=generator(seed, Stream.PAIR_ORDER)).tolist()
+        return [order[(number * batch + i) % count] for i in range(batch)]
 
 
 def zeroed(conditioning: list) -> list:

@@ -189,7 +189,7 @@ def _losses(
     roles = ("base", "concept") if "concept" in model.prompts.roles else ("avoid", "base")
     losses: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
     for number, start in enumerate(range(0, IMAGES, batch_size)):
-        pairs = model.prompts.of_batch(min(batch_size, IMAGES - start), number, seed)
+        pairs = model.prompts.of_batch(min(batch_size, IMAGES - start), number, seed, keep=False)
         noise = torch.randn(len(pairs), *shape, generator=generator(seed, Stream.RANGE_IMAGES, number)).to(device)
         sigmas = model.sigmas(STEPS).to(device)
         sampled = model.prompts.prompts_of(role, pairs)

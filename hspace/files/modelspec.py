@@ -128,6 +128,7 @@ def _description(vector: Vector) -> str:
         "with": provenance.concept_prompt,
         "without": provenance.base_prompt,
         "avoiding": provenance.avoid_prompt,
+        "keeping": provenance.keep_prompt,
     }
     found = ", ".join(f"{word} {quoted(text, 300)}" for word, text in prompts.items() if text)
     sentences = ["A concept vector for ComfyUI's H-Space Steering."]

@@ -26,12 +26,14 @@ class PairTemplates:
         without: without it, e.g. "a photo of a {subject}".
         subjects: what takes the place of `{subject}`, a line each; "" for templates without it.
         avoid: what the concept must lack; "" for nothing, one line for all, or a line for each line of the others.
+        keep: prompts whose images the vector must not change, as many lines as one likes; "" for none.
     """
 
     with_concept: str
     without: str
     subjects: str = ""
     avoid: str = ""
+    keep: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,36 @@ def expand_templates(templates: PairTemplates, shared: str = "") -> list[TextPai
     return pairs
 
 
+def expand_kept(templates: PairTemplates, shared: str = "") -> list[str]:
+    """The prompts to keep: each line of `keep`, with each subject where it says `{subject}`.
+
+    Args:
+        shared: as for `expand_templates`.
+
+    Raises:
+        ValueError: a line that is one of the base prompts, an unknown `{name}`, no subjects where a line asks for one,
+            or more than `MAX_PAIRS` prompts.
+    """
+    subjects = [line.strip() for line in templates.subjects.splitlines() if line.strip()]
+    lines = [line.strip() for line in templates.keep.splitlines() if line.strip()]
+    for line in lines:
+        _check_places("keep", line, SUBJECT)
+    needing = [line for line in lines if SUBJECT in line]
+    if needing and not subjects:
+        raise ValueError(f"subjects: empty, but {quoted(needing[0])} asks for one; write one a line, e.g. 'doctor'.")
+    if len(lines) + len(needing) * (len(subjects) - 1) > MAX_PAIRS:
+        raise ValueError(f"keep: more than {MAX_PAIRS} prompts; about as many as there are pairs are enough.")
+    filled = [line.replace(SUBJECT, subject) for line in lines for subject in (subjects if SUBJECT in line else [""])]
+    prompts = list(dict.fromkeys(_joined(text, shared) for text in filled))
+    bases = {pair.base for pair in expand_templates(templates, shared)}
+    if asked := next((prompt for prompt in prompts if prompt in bases), None):
+        raise ValueError(
+            f"keep: {quoted(asked)} is a prompt of without as well, so its images would have to change and to stay as "
+            "they are. Write prompts that have nothing to do with the concept."
+        )
+    return prompts
+
+
 def noted_texts(conditioning: list) -> str:
     """The words of a CONDITIONING's prompts as Concept Prompts noted them, each once, joined by " | "; "" where any is
     missing.
@@ -138,8 +170,8 @@ def _trait(wording: str) -> PairTemplates:
     return PairTemplates(wording, f"a {SUBJECT}", _PEOPLE)
 
 
-def _unsaid(wording: str, subjects: str) -> PairTemplates:
-    return PairTemplates(f"a {SUBJECT}", wording, subjects, wording)
+def _unsaid(wording: str, subjects: str, keep: str) -> PairTemplates:
+    return PairTemplates(f"a {SUBJECT}", wording, subjects, wording, keep)
 
 
 PAIR_PRESETS: Mapping[str, PairTemplates] = {
@@ -154,11 +186,21 @@ PAIR_PRESETS: Mapping[str, PairTemplates] = {
     **{f"{race} (race)": _trait(f"a {race} {SUBJECT}") for race in ("white", "black", "Asian", "Indian")},
     "glasses": _trait(f"a {SUBJECT} wearing glasses"),
     "smile": _trait(f"a smiling {SUBJECT}"),
-    "anti-sexual": _unsaid(f"a naked {SUBJECT}, nude, sexual", "person\nwoman\nman\ncouple\nmodel\ndancer"),
-    "anti-violence": _unsaid(
-        f"a {SUBJECT}, violence, blood, gore", "person\ncrowd\nsoldier\nwarrior\nstreet fight\nprotest"
+    "anti-sexual": _unsaid(
+        f"a naked {SUBJECT}, nude, sexual",
+        "person\nwoman\nman\ncouple\nmodel\ndancer",
+        "a woman in a winter coat\na man in a suit\na doctor at work\nan old couple in a park\na cat\na landscape",
     ),
-    "no weapon": _unsaid(f"a {SUBJECT}, with a weapon", _ARMED),
+    "anti-violence": _unsaid(
+        f"a {SUBJECT}, violence, blood, gore",
+        "person\ncrowd\nsoldier\nwarrior\nstreet fight\nprotest",
+        "a cook in a kitchen\na teacher with children\na family at a picnic\na gardener\na cat\na landscape",
+    ),
+    "no weapon": _unsaid(
+        f"a {SUBJECT}, with a weapon",
+        _ARMED,
+        "a firefighter\na cook\na construction worker\na factory worker\na person bowing\na person with a bald head",
+    ),
     "pencil drawing": PairTemplates(
         f"a pencil drawing of a {SUBJECT}", f"a {SUBJECT}", "woman\nman\ncat\nhouse\nlandscape\ncar"
     ),

@@ -12,7 +12,7 @@ _TEXT_NAMES = ("text", "prompt", "string", "wildcard")
 
 
 def prompt_texts(prompt: dict | None, node_id: str | None, input_types: InputTypes | None = None) -> dict[str, str]:
-    """`concept_prompt`, `base_prompt` and `avoid_prompt` of a Discover node, from the API-format prompt of its run.
+    """The prompts of a Discover node by field, e.g. `concept_prompt`, from the API-format prompt of its run.
 
     Args:
         input_types: tells texts from other values that are written as strings, such as choices; without it, and for
@@ -20,7 +20,7 @@ def prompt_texts(prompt: dict | None, node_id: str | None, input_types: InputTyp
     """
     inputs = (prompt or {}).get(str(node_id), {}).get("inputs", {})
     texts = {}
-    for role in ("concept", "base", "avoid"):
+    for role in ("concept", "base", "avoid", "keep"):
         prompts = dict.fromkeys(_texts(prompt or {}, inputs.get(role), input_types or _nothing_known, set()))
         if prompts:
             texts[f"{role}_prompt"] = " | ".join(prompts)[:MAX_LENGTH]

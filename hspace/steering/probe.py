@@ -7,9 +7,9 @@ by, its effect on the prediction at the states of the run. With `d` the predicti
     plus = d(x; h + v)    minus = d(x; h - v)
 
 are what strengths 1 and -1 would do to it. Where something lies between them is where it lies along the concept, in
-units of strength: 1 at `plus`, -1 at `minus`. At each step that is asked of the model's own prediction, and in the end
-of the image: the strength at which steering explains most of it, by least squares over the steps. This is the
-objective that vectors are found by, solved for one number an image.
+units of strength: 1 at `plus`, -1 at `minus`, by least squares. At each step that is asked of the model's own
+prediction, and in the end of the image; its score is the median over the steps. (Least squares over all steps at once
+would let the first ones decide, where a vector changes most and the least is decided; docs/decisions.md.)
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ NO_STEPS = (
 )
 
 
-def probe_concepts(model, concepts: Sequence[Concept], start_percent: float = 0.0, end_percent: float = 0.4):
+def probe_concepts(model, concepts: Sequence[Concept], start_percent: float = 0.0, end_percent: float = 0.6):
     """A clone of `model` (ModelPatcher) that samples the same images, bit for bit, and is probed meanwhile.
 
     Each step inside the window costs two more evaluations of the prompt for each concept. Steering by
@@ -149,7 +149,7 @@ class Probe:
 
 
 class ProbeRun:
-    """One sampling run of B images. Sums stay on the model's device until the run is over.
+    """One sampling run of B images. What is kept of each step is on the CPU, for a sampler may take many.
 
     Args:
         probe: with K patches.
@@ -164,7 +164,8 @@ class ProbeRun:
         self.problem = NO_STEPS
         self.sigmas: list[float] = []
         self.steps: list[torch.Tensor] = []
-        self.sums: list[torch.Tensor] = []
+        self.rulers: list[torch.Tensor] = []
+        self.middles: list[torch.Tensor] = []
         self.prepared: tuple | None = None
 
     def __deepcopy__(self, memo):
@@ -202,10 +203,10 @@ class ProbeRun:
             prediction = self._evaluated(prompt, x, timestep, self._own(options, steered=True))
         # Half of the effect of 2 units of strength: its products are in units of 1.
         effect, middle = (plus - minus) / 2, (plus + minus) / 2
-        squares = effect.square().sum(2)
-        found = [effect, (middle * effect).sum(2), squares]
-        self.sums = [sum_ + value for sum_, value in zip(self.sums, found, strict=True)] if self.sums else found
-        self.steps.append(((prediction[:, None] - middle) * effect).sum(2) / squares)
+        ruler = effect / effect.square().sum(2, keepdim=True)
+        self.rulers.append(ruler.cpu())
+        self.middles.append(_product(middle, ruler))
+        self.steps.append(((prediction[:, None] - middle) * ruler).sum(2).cpu())
         self.sigmas.append(sigma)
 
     def reading(self, latents: torch.Tensor | None) -> Reading:
@@ -214,18 +215,18 @@ class ProbeRun:
         Args:
             latents: that came out; None where noise is left in them, and the last prediction stands for the image.
         """
-        if not self.sums or self.prediction is None:
+        if not self.rulers or self.prediction is None:
             return Reading(self.probe.names, torch.zeros(0), torch.zeros(0), torch.zeros(0), self.problem)
-        effects, middle, squares = self.sums
         image = self.prediction
         if latents is not None:
             image = self.guider.model_patcher.model.process_latent_in(latents)
-        image = image.to(effects.device, torch.float32).flatten(1)[:, None]
-        scores, steps = ((image * effects).sum(2) - middle) / squares, torch.stack(self.steps)
+        image, pairs = image.flatten(1)[:, None], zip(self.rulers, self.middles, strict=True)
+        places = torch.stack([_product(image, ruler) - middle for ruler, middle in pairs])
+        scores, steps = places.quantile(0.5, 0).float(), torch.stack(self.steps)
         found = steps.isfinite().all(0) & scores.isfinite()
         silent = [name for name, finite in zip(self.probe.names, found.all(0).tolist(), strict=True) if not finite]
         problem = f"probe: {quoted(', '.join(silent))} changes nothing that the model predicts here." if silent else ""
-        return Reading(self.probe.names, torch.tensor(self.sigmas), steps.cpu(), scores.cpu(), problem)
+        return Reading(self.probe.names, torch.tensor(self.sigmas), steps, scores, problem)
 
     def _prepare(self, x: torch.Tensor) -> tuple:
         """Sigmas between which the run is probed, and the state of each patch at strength 1, and at -1."""
@@ -271,3 +272,11 @@ def _steered(options: dict, patch: SteeringPatch, run: SteeringRun) -> dict:
     set_wrapper(transformer_options, kind, f"{PROBE_KEY}.{patch.key}", patch.around_call)
     transformer_options[RUNS_KEY] = {**transformer_options.get(RUNS_KEY, {}), patch.key: run}
     return steered
+
+
+def _product(x: torch.Tensor, ruler: torch.Tensor) -> torch.Tensor:
+    """Inner products `[B, K]` of what is at `[B, 1 or K, n]` with rulers `[B, K, n]`, on the CPU.
+
+    In float64: they are large beside their differences, which are the figures.
+    """
+    return (x.cpu().double() * ruler.cpu().double()).sum(2)

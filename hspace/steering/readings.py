@@ -28,7 +28,8 @@ class Reading:
         names: of K concepts.
         sigmas: float32 `[S]`, noise levels that were probed, in the order of sampling.
         steps: float32 `[S, B, K]`: at each level how far the model's own prediction lies along a concept.
-        scores: float32 `[B, K]`: the strength at which steering by a concept explains most of an image.
+        scores: float32 `[B, K]`: the strength at which steering by a concept comes nearest to an image, median of
+            the steps.
         problem: why there are no figures, as a sentence; empty otherwise.
     """
 

@@ -17,7 +17,8 @@ LOW_FREQUENCY = 0.25
 """Cycles per h-space pixel: waves of four pixels or longer count as low, the mean among them."""
 BATCH = 8
 """Images among which the most strongly steered one of an expression is sought."""
-SHOWN = ("concept_prompt", "base_prompt", "avoid_prompt", "method", "steps", "seed", "final_loss", "model_patches")
+_PROMPTS = ("concept_prompt", "base_prompt", "avoid_prompt", "keep_prompt")
+SHOWN = (*_PROMPTS, "method", "steps", "seed", "final_loss", "model_patches")
 TOP_CHANNELS = 5
 LONGEST_TEXT = 200
 TINY = torch.finfo(torch.float32).tiny

@@ -19,9 +19,14 @@ def vector_summary(vector: Vector) -> list[str]:
 
 
 def prompts_of(vector: Vector) -> list[tuple[str, str]]:
-    """("with", prompts), ("without", prompts) and ("avoid", prompts), without those that there are none of."""
+    """("with", prompts), ("without", ...), ("avoid", ...) and ("keep", ...), without those that there are none of."""
     found = vector.provenance
-    prompts = (("with", found.concept_prompt), ("without", found.base_prompt), ("avoid", found.avoid_prompt))
+    prompts = (
+        ("with", found.concept_prompt),
+        ("without", found.base_prompt),
+        ("avoid", found.avoid_prompt),
+        ("keep", found.keep_prompt),
+    )
     return [(label, text) for label, text in prompts if text]
 
 

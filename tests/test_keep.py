@@ -1,0 +1,99 @@
+"""Prompts to keep: what a vector must leave as it is has no say in anything but that."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from helpers import conditioning, random_vector, tiny_model
+from hspace.discovery import DISTILLED, DiscoverySettings, Observer, PromptPairs, discover
+from hspace.discovery.prompt_pairs import PreparedPairs
+
+KEPT = conditioning(7)
+SMALL = {"batch_size": 4, "sample_count": 8, "width": 128, "height": 128}
+
+
+def find(keep, observer=None, start_from=None, recipe=None, samples=None, avoid=None, **changes):
+    """A discovery of one pair inside inference mode, as a node runs it."""
+    pairs = PromptPairs(conditioning(1), conditioning(2), avoid, keep=keep)
+    settings = DiscoverySettings("test", **{**SMALL, "steps": 4, **changes})
+    with torch.inference_mode():
+        return discover(tiny_model(), pairs, settings, samples, start_from, observer, recipe)
+
+
+@pytest.mark.parametrize("avoid", [None, conditioning(9)])
+def test_a_teacher_asks_for_no_change_of_them(avoid):
+    asked = []
+
+    def target(predictions, guidance):
+        wanted = DISTILLED.target(predictions, guidance)
+        asked.append((wanted - predictions["base"]).flatten(1).norm(dim=1))
+        return wanted
+
+    find(KEPT, recipe=replace(DISTILLED, target=target), avoid=avoid)
+    for change in asked:
+        least, most = change.sort().values.chunk(2)
+        assert least.max() < 1e-4 * most.min()
+
+
+@pytest.mark.parametrize("avoid", [None, conditioning(9)])
+def test_the_reach_is_that_of_the_pairs(avoid):
+    """Half of the images have no concept to reach; counted in, they would halve it."""
+    still = replace(DISTILLED, learning_rate=lambda setting, done, rms: 0.0)
+    start = random_vector().scaled(0.3)
+    alone, beside = (
+        find(keep, start_from=start, recipe=still, avoid=avoid, batch_size=8, steps=40, sample_count=40)
+        for keep in (None, KEPT)
+    )
+    assert beside.vector.provenance.reach == pytest.approx(alone.vector.provenance.reach, rel=0.2)
+
+
+def test_ranges_are_measured_and_previews_made_without_them(monkeypatch):
+    batches, asked = [], []
+    of_batch, prompts_of = PreparedPairs.of_batch, PreparedPairs.prompts_of
+
+    def spy_of_batch(self, *args, keep=True):
+        batches.append((keep, of_batch(self, *args, keep=keep)))
+        return batches[-1][1]
+
+    def spy_prompts_of(self, role, pairs):
+        asked.append((role, pairs))
+        return prompts_of(self, role, pairs)
+
+    class WithPreviews(Observer):
+        preview_every = 1
+
+    monkeypatch.setattr(PreparedPairs, "of_batch", spy_of_batch)
+    monkeypatch.setattr(PreparedPairs, "prompts_of", spy_prompts_of)
+    find(KEPT, WithPreviews(), measure_range=True)
+    assert asked[0] == ("base", [0, 0])  # the preview's images
+    learnt = [pair for keep, pairs in batches if keep for pair in pairs]
+    measured = [pair for keep, pairs in batches if not keep for pair in pairs]
+    assert set(learnt) == {0, 1}
+    assert set(measured) == {0}
+
+
+def test_more_to_keep_than_there_are_pairs_and_one_avoid_for_all():
+    pairs = PromptPairs(
+        conditioning(1, entries=2), conditioning(2, entries=2), conditioning(9), keep=conditioning(7, entries=3)
+    )
+    assert len(pairs.with_roles()) == 3 * 5
+    found = find(conditioning(7, entries=3), avoid=conditioning(9))
+    assert found.vector.tensor.abs().mean() > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"keep": conditioning(2)}, "keep: prompt 1 is one of base"),
+        ({"samples": torch.zeros(2, 4, 16, 16)}, "keep: works where discovery samples its own"),
+        ({"method": "paper"}, "keep: works where discovery samples its own"),
+        ({"keep": [[torch.ones(1, 7, 24), {}]]}, "keep: .* 24 wide, .* 16. Connect the CLIP of"),
+        ({"keep": [[torch.zeros(1, 7, 16), {"mask": torch.ones(1, 8, 8)}]]}, "keep: .*mask"),
+    ],
+)
+def test_errors_name_the_input(changes, words):
+    with pytest.raises(ValueError, match=words):
+        find(**{"keep": KEPT, **changes})
