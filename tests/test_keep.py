@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import comfy.model_management
 import pytest
 import torch
 
-from helpers import conditioning, random_vector, tiny_model
-from hspace.discovery import DISTILLED, DiscoverySettings, Observer, PromptPairs, discover
+from helpers import conditioning, tiny_model
+from hspace.discovery import DISTILLED, DiscoverySettings, Observer, PromptPairs, discover, distilled
+from hspace.discovery.objective import relative_reach
 from hspace.discovery.prompt_pairs import PreparedPairs
+from hspace.discovery.run import Run
 
 KEPT = conditioning(7)
 SMALL = {"batch_size": 4, "sample_count": 8, "width": 128, "height": 128}
@@ -38,16 +41,17 @@ def test_a_teacher_asks_for_no_change_of_them(avoid):
         assert least.max() < 1e-4 * most.min()
 
 
-@pytest.mark.parametrize("avoid", [None, conditioning(9)])
-def test_the_reach_is_that_of_the_pairs(avoid):
+def test_the_reach_is_that_of_the_pairs(monkeypatch):
     """Half of the images have no concept to reach; counted in, they would halve it."""
-    still = replace(DISTILLED, learning_rate=lambda setting, done, rms: 0.0)
-    start = random_vector().scaled(0.3)
-    alone, beside = (
-        find(keep, start_from=start, recipe=still, avoid=avoid, batch_size=8, steps=40, sample_count=40)
-        for keep in (None, KEPT)
-    )
-    assert beside.vector.provenance.reach == pytest.approx(alone.vector.provenance.reach, rel=0.2)
+    measured = []
+
+    def spy(predicted, *others):
+        measured.append(len(predicted))
+        return relative_reach(predicted, *others)
+
+    monkeypatch.setattr(distilled, "relative_reach", spy)
+    find(KEPT, steps=8)
+    assert measured == [2, 2]  # of four images, in the last quarter of the steps
 
 
 def test_ranges_are_measured_and_previews_made_without_them(monkeypatch):
@@ -67,12 +71,52 @@ def test_ranges_are_measured_and_previews_made_without_them(monkeypatch):
 
     monkeypatch.setattr(PreparedPairs, "of_batch", spy_of_batch)
     monkeypatch.setattr(PreparedPairs, "prompts_of", spy_prompts_of)
-    find(KEPT, WithPreviews(), measure_range=True)
+    find(KEPT, WithPreviews(), measure_range=True, batch_size=8, width=64, height=64)
     assert asked[0] == ("base", [0, 0])  # the preview's images
     learnt = [pair for keep, pairs in batches if keep for pair in pairs]
     measured = [pair for keep, pairs in batches if not keep for pair in pairs]
     assert set(learnt) == {0, 1}
     assert set(measured) == {0}
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_an_image_to_keep_counts_alike_by_itself_and_beside_others(batch_size):
+    """Of a step that holds nothing else, no share of what is asked could be taken."""
+    found = find(KEPT, batch_size=batch_size, steps=24 // batch_size, sample_count=4)
+    assert max(found.losses) < 100
+    assert found.vector.tensor.abs().mean() > 0
+
+
+def test_one_image_at_a_time_is_the_same(monkeypatch):
+    def in_parts(self, work, images):
+        return torch.cat([work(slice(image, image + 1)) for image in range(images)])
+
+    whole = find(KEPT)
+    monkeypatch.setattr(Run, "in_parts", in_parts)
+    parts = find(KEPT)
+    assert parts.losses == pytest.approx(whole.losses, rel=0.3)  # small changes count by those of their part
+    torch.testing.assert_close(parts.vector.tensor, whole.vector.tensor, rtol=0.5, atol=0.1)
+
+
+def test_a_stopped_discovery_goes_on_to_the_same_bits():
+    class Stop(Observer):
+        def step(self, progress):
+            if progress.step == 2:
+                comfy.model_management.interrupt_current_processing()
+
+        def stopped(self, vector):
+            partial.append(vector)
+
+    partial, whole = [], find(KEPT)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        find(KEPT, Stop())
+    resumed = find(KEPT, start_from=partial[0])
+    assert resumed.losses == whole.losses
+    for site, tensor in whole.vector.tensors.items():
+        assert torch.equal(resumed.vector.tensors[site], tensor)
+    damaged = replace(partial[0], state={**partial[0].state, "asked": torch.tensor([-1.0, 4.0])})
+    with pytest.raises(ValueError, match="the file is damaged"):
+        find(KEPT, start_from=damaged)
 
 
 def test_more_to_keep_than_there_are_pairs_and_one_avoid_for_all():

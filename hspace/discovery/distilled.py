@@ -33,6 +33,9 @@ COMPARED_AT, LITTLE = 2, 0.25
 On the emoji model, whose people have light skin anyway, the words "light skin" change 0.2 of what a prompt changes;
 other concepts change 0.7 to 1.1.
 """
+KEPT = 0.05
+"""What changes in an image to keep counts as a share of this much of what is asked of the others, in mean squares: as
+half of the images that little is asked of, which count as a tenth of the mean of all (`objective.requested_change`)."""
 
 
 def learn(run: Run, samples: list[torch.Tensor] | None) -> torch.Tensor:
@@ -165,13 +168,40 @@ def approach(
     scale = prediction_scale(run.model.sampling, sigma)
     with torch.enable_grad():
         (student,) = run.model.predict([prompts], x, sigma, add=optimiser.addition)
-        errors = run.recipe.error(student, target, base, scale)
+        compared = student, target, base
+        if run.model.prompts.kept:
+            compared = _as_if_asked(*compared, scale, asking, KEPT * optimiser.change_asked)
+        errors = run.recipe.error(*compared, scale)
         student = student.detach()
-        reach = None
+        reach = change = None
         if optimiser.near_end and asking.any():
             reach = relative_reach(student[asking], named_concept(frozen)[asking], base[asking], scale[asking])
-        run.backward(errors, run.recipe.weight(target, base, scale), reach)
+        if run.model.prompts.kept:
+            change = mean_square((target - base) * scale)[asking]
+        run.backward(errors, run.recipe.weight(*compared[1:], scale), reach, change)
     return student
+
+
+def _as_if_asked(
+    student: torch.Tensor,
+    target: torch.Tensor,
+    base: torch.Tensor,
+    scale: torch.Tensor,
+    asking: torch.Tensor,
+    change: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`student`, `target` and `base` for a recipe's error and weight, `[B, C, h, w]` each.
+
+    An image to keep counts as one whose teacher asks for a change of this mean square, all of which is done but for
+    what the vector moved. Its own teacher asks for none, which a relative error cannot be a share of.
+    """
+    asking, asked = asking.view(-1, 1, 1, 1), change**0.5 / scale
+    moved = student - base
+    return (
+        torch.where(asking, student, asked + moved),
+        torch.where(asking, target, asked),
+        torch.where(asking, base, 0.0),
+    )
 
 
 @torch.no_grad()

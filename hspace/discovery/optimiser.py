@@ -42,8 +42,10 @@ class VectorOptimiser:
         self.losses: list[float] = []
         self.rms: dict[int, float] | None = None
         self._reach_sum, self._reach_steps = 0.0, 0.0
+        self._asked_sum, self._asked_images = 0.0, 0.0
         self._errors: list[torch.Tensor] = []
         self._reaches: list[torch.Tensor] = []
+        self._changes: list[torch.Tensor] = []
 
     @property
     def step(self) -> int:
@@ -85,10 +87,14 @@ class VectorOptimiser:
     def begin(self) -> None:
         """Begin a step anew; whatever `backward` gathered since the last one is dropped."""
         self.adam.zero_grad()
-        self._errors, self._reaches = [], []
+        self._errors, self._reaches, self._changes = [], [], []
 
     def backward(
-        self, errors: torch.Tensor, weights: torch.Tensor | None = None, reach: torch.Tensor | None = None
+        self,
+        errors: torch.Tensor,
+        weights: torch.Tensor | None = None,
+        reach: torch.Tensor | None = None,
+        change: torch.Tensor | None = None,
     ) -> None:
         """Take the errors `[b]` of a part of the batch, or of all of it, into the step that was begun.
 
@@ -97,11 +103,14 @@ class VectorOptimiser:
         Args:
             weights: of each image's error in the gradient, `[b]`; None for equal ones.
             reach: of each image, `[b]` (`objective.relative_reach`), near the end.
+            change: mean square of what is asked of each image that something is asked of, where there are others.
         """
         (errors if weights is None else errors * weights).sum().backward()
         self._errors.append(errors.detach())
         if reach is not None:
             self._reaches.append(reach)
+        if change is not None:
+            self._changes.append(change)
 
     def descend(self) -> None:
         """Take the step, on the mean of the errors.
@@ -128,6 +137,15 @@ class VectorOptimiser:
         if self._reaches:
             self._reach_sum += torch.cat(self._reaches).mean().item()
             self._reach_steps += 1
+        if self._changes:
+            changes = torch.cat(self._changes)
+            self._asked_sum += changes.sum().item()
+            self._asked_images += len(changes)
+
+    @property
+    def change_asked(self) -> float:
+        """Mean square of what was asked of an image so far; before the first one 1, that of what a model predicts."""
+        return self._asked_sum / self._asked_images if self._asked_images else 1.0
 
     @property
     def reach(self) -> float | None:
@@ -151,6 +169,8 @@ class VectorOptimiser:
             "losses": torch.tensor(self.losses, dtype=torch.float64),
             "reach": torch.tensor([self._reach_sum, self._reach_steps], dtype=torch.float64),
         }
+        if self._asked_images:
+            state["asked"] = torch.tensor([self._asked_sum, self._asked_images], dtype=torch.float64)
         for site, tensor in self.tensors.items():
             moments = self.adam.state.get(tensor, {})
             state[_key("rms", site)] = torch.tensor(1.0 if self.rms is None else self.rms[site])
@@ -165,7 +185,10 @@ class VectorOptimiser:
         """
         needed = {_key(name, site): tensor.shape for site, tensor in self.tensors.items() for name in ADAM_STATE}
         needed |= {_key("rms", site): torch.Size([]) for site in self.tensors} | {"reach": torch.Size([2])}
+        needed |= {"asked": torch.Size([2])} if "asked" in state else {}
         fits = all(key in state and state[key].shape == shape for key, shape in needed.items())
+        asked, images = state["asked"].double().tolist() if fits and "asked" in state else (0.0, 0.0)
+        fits = fits and 0 <= asked < math.inf and 0 <= images < math.inf
         if not fits or "losses" not in state or state["losses"].ndim != 1 or not len(state["losses"]):
             raise ValueError("start_from: the saved optimiser state does not fit its vector; the file is damaged.")
         steps = len(state["losses"])
@@ -173,6 +196,7 @@ class VectorOptimiser:
         self.losses = state["losses"][: self.settings.steps - 1].tolist()
         self.rms = {site: state[_key("rms", site)].item() for site in self.tensors}
         self._reach_sum, self._reach_steps = state["reach"].double().tolist()
+        self._asked_sum, self._asked_images = asked, images
         for site, tensor in self.tensors.items():
             # Copies: nodes load files in inference mode, and Adam may not change such tensors in place.
             moments = {name: state[_key(name, site)].to(tensor, copy=True) for name in ADAM_STATE}

@@ -108,14 +108,18 @@ class PreparedPairs:
 
     Attributes:
         roles: prepared conds by role: "base", "empty", and, where there are any, "concept" and "avoid".
-        count: number of pairs, the prompts to keep included.
-        asked: number of pairs without those, which are the last.
+        count: number of pairs, the prompts to keep included, which come last.
+        kept: number of those.
     """
 
     def __init__(self, conds: dict[str, list[dict]], kept: int = 0):
         self.roles = conds_by_role(conds)
-        self.count = len(self.roles["base"])
-        self.asked = self.count - kept
+        self.count, self.kept = len(self.roles["base"]), kept
+
+    @property
+    def asked(self) -> int:
+        """Number of pairs without the prompts to keep."""
+        return self.count - self.kept
 
     @property
     def empty(self) -> list[dict]:

@@ -63,11 +63,15 @@ class Run:
         return self.model.prompts.of_batch(self.shape[0], number, self.settings.seed)
 
     def backward(
-        self, errors: torch.Tensor, weights: torch.Tensor | None = None, reach: torch.Tensor | None = None
+        self,
+        errors: torch.Tensor,
+        weights: torch.Tensor | None = None,
+        reach: torch.Tensor | None = None,
+        change: torch.Tensor | None = None,
     ) -> None:
         """The backward pass of `VectorOptimiser.backward`, which counts as an evaluation an image."""
         self.model.evaluations += errors.shape[0]
-        self.optimiser.backward(errors, weights, reach)
+        self.optimiser.backward(errors, weights, reach, change)
 
     def in_parts(self, work: Callable[[slice], torch.Tensor], images: int) -> torch.Tensor:
         """`work(part)` on a batch of images, outputs joined; in smaller and smaller parts where memory runs out.

@@ -48,6 +48,7 @@ WHEN_QUEUED = {
         "put it where the subject belongs, or leave",
     ),
     "set(prompts, {avoid: 'a\\nb\\nc'})": (PROMPTS, "avoid: 3 lines; write one for all templates"),
+    "set(prompts, {keep: 'a pilot'})": (PROMPTS, "keep: 'a pilot' is a prompt of without as well"),
     "set(discover, {name: ' '})": (DISCOVER, "name: the concept needs a name, e.g. 'woman'"),
     "set(save, {filename_prefix: ''})": (SAVE, "filename_prefix: it is blank; give a file name"),
     "set(save, {filename_prefix: '../woman'})": (SAVE, "leads out of the folder for concept vectors"),
