@@ -111,7 +111,7 @@ def test_gradient_against_finite_differences_in_float64(method, config):
     start = random_vector(seed=5, family=family)
 
     class Probe(VectorOptimiser):
-        def backward(self, errors, weights=None, reach=None):
+        def backward(self, errors, weights=None, reach=None, change=None):
             loss = (errors if weights is None else errors * weights).sum()
             self.loss = loss.item()
             (self.gradient,) = torch.autograd.grad(loss, self.tensors[0])

@@ -21,7 +21,7 @@ from hspace.steering import apply_steering
 from hspace_library.__main__ import main
 from hspace_library.checkpoints import check_checkpoint, load
 from hspace_library.cluster import connected, places_for
-from hspace_library.discovering import run_job
+from hspace_library.discovering import encoded_pairs, run_job
 from hspace_library.engine import Engine, Listener
 from hspace_library.evaluation.__main__ import main as evaluate
 from hspace_library.jobs import State, jobs_of
@@ -281,6 +281,19 @@ def test_reports_hold_their_pictures_and_no_markup_of_strangers(library):
     card = (out / "demo" / "glasses.md").read_text()
     assert "a firefighter wearing glasses" in card
     assert "![glasses.png](<glasses.png>)" in card
+
+
+def test_prompts_to_keep_are_a_part_of_a_job(tmp_path, demo_model):
+    """Those of a preset, and one's own; another one makes it another job."""
+    (preset,) = jobs_in(written(tmp_path, concepts=["no weapon"]), tmp_path)
+    pairs = encoded_pairs(demo_model[1], preset)
+    assert len(pairs.keep) == len(pairs.base) == len(pairs.avoid) == 6
+    assert pairs.texts["keep_prompt"].startswith("a firefighter | a cook")
+    jobs = [jobs_in(written(tmp_path, concepts=[{**OWN, "keep": keep}]), tmp_path)[0] for keep in ("a mage", "a judge")]
+    assert [job.keep for job in jobs] == [("a mage",), ("a judge",)]
+    assert jobs[0].digest != jobs[1].digest
+    with pytest.raises(ValueError, match="keep: 'a cook' is a prompt of without as well"):
+        read_library(written(tmp_path, concepts=[{**OWN, "keep": "a cook"}]))
 
 
 def test_the_vector_is_the_node_s(library, demo_model, monkeypatch):

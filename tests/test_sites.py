@@ -215,7 +215,7 @@ def test_gradient_of_every_site_against_finite_differences():
     start, results = decoder_vector(model, scale=0.3), {}
 
     def states(run, samples):
-        def backward(errors, weights, reach=None):
+        def backward(errors, weights, reach=None, change=None):
             loss, tensors = (errors * weights).sum(), run.optimiser.tensors
             results["loss"] = loss.item()
             results["gradients"] = dict(zip(tensors, torch.autograd.grad(loss, list(tensors.values())), strict=True))

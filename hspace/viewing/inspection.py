@@ -1,6 +1,4 @@
-"""Measures of a concept vector: its size, the place of its energy, an upper bound on its noise, and the distance to
-another vector. Plain linear algebra on `[C, H, W]`; no model is needed.
-"""
+"""Measures of a concept vector `[C, H, W]`: size, place of energy, upper bound on its noise, distance to another."""
 
 from __future__ import annotations
 
