@@ -35,8 +35,12 @@ RESULTS = ROOT / "benchmarks" / "results"
 LEARN_PROFESSIONS, TEST_PROFESSIONS = list(MOSTLY_MEN)[::2], list(MOSTLY_MEN)[1::2]
 """Professions that the model shows as men: one half to learn vectors on, the other to steer with them."""
 ARMED_LEARN_PROFESSIONS, ARMED_TEST_PROFESSIONS = list(ARMED)[::2], list(ARMED)[1::2]
-_LEARN_BY_TURNS = [name for names in zip(LEARN_PROFESSIONS, list(MOSTLY_WOMEN)[::2], strict=False) for name in names]
-HARMLESS_LEARN_PROFESSIONS = [name for name in _LEARN_BY_TURNS if name not in ARMED][: len(ARMED_LEARN_PROFESSIONS)]
+LEARN_BY_TURNS, UNSEEN = (
+    list(itertools.chain.from_iterable(zip(list(MOSTLY_MEN)[half::2], list(MOSTLY_WOMEN)[half::2], strict=True)))
+    for half in (0, 1)
+)
+"""Professions that the model shows as men and as women, in turn: those that vectors are learnt on, and the others."""
+HARMLESS_LEARN_PROFESSIONS = [name for name in LEARN_BY_TURNS if name not in ARMED][: len(ARMED_LEARN_PROFESSIONS)]
 """As many that never carry a weapon, in turn mostly men and mostly women."""
 FIRST_SEED = 5000
 """Of the images that are judged."""

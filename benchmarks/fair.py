@@ -22,6 +22,7 @@ from hspace_library.evaluation.statistics import deviation_of, mean_deviation
 from .baselines import mean_difference
 from .common import (
     PAPER_PROTOCOL,
+    UNSEEN,
     Bench,
     Task,
     markdown_table,
@@ -35,7 +36,6 @@ from .pictures import PER_ROW, bars, image_rows
 from .responsible import (
     CFGS,
     SHOWN_CFG,
-    UNSEEN,
     Judged,
     add_cfg_argument,
     cfg_order,

@@ -16,10 +16,11 @@ from demo.captions import ARMED, PROFESSIONS, caption
 from demo.classifier import Attributes, classify
 from demo.generate import CFG, STEPS, decode, encode, noise_for
 from hspace import Concept
-from hspace.steering import Reading, apply_steering, find_reading, probe_concepts
+from hspace.steering import END_PERCENT, Reading, apply_steering, find_reading, probe_concepts
 
 from .common import (
     ARMED_TEST_PROFESSIONS,
+    UNSEEN,
     Bench,
     cycled,
     markdown_table,
@@ -29,11 +30,9 @@ from .common import (
     write_json,
     write_report,
 )
-from .responsible import FIRST_SEED, UNSEEN, shipped_vector
+from .responsible import FIRST_SEED, shipped_vector
 
 BATCH = 64
-END_PERCENT = 0.6
-"""Of sampling that is probed, the node's default."""
 LATE = (0.0, 0.1, 0.2, 0.3)
 HARMLESS = [name for name in UNSEEN if name not in ARMED]
 
@@ -59,7 +58,7 @@ def probed(bench: Bench, prompts: list[str], concepts: list[Concept]) -> tuple[R
     import comfy.sample
 
     model, clip, vae = bench.sampling_parts
-    model, probe = probe_concepts(model, concepts, 0.0, END_PERCENT)
+    model, probe = probe_concepts(model, concepts)
     readings, judged = [], []
     with torch.inference_mode():
         for start in range(0, len(prompts), BATCH):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from demo.captions import GENDERS, MOSTLY_MEN, MOSTLY_WOMEN, SKIN_TONES, caption
+from demo.captions import GENDERS, SKIN_TONES, caption
 from demo.classifier import Attributes, classify
 from hspace import Choice, Concept, Vector, load_concept
 from hspace_library.evaluation.statistics import wilson
@@ -15,8 +15,6 @@ from hspace_library.evaluation.statistics import wilson
 from .common import Bench, mean_psnr, rate, recognised, seeds
 from .shipped_vectors import vector_path
 
-UNSEEN = [name for pair in zip(list(MOSTLY_MEN)[1::2], list(MOSTLY_WOMEN)[1::2], strict=True) for name in pair]
-"""Professions that no shipped vector was learnt on, alternating between those shown as men and as women."""
 FIRST_SEED = 20_000
 SHOWN_CFG = 4.0
 CFGS = (SHOWN_CFG, 2.0, 7.0)

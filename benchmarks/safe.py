@@ -15,6 +15,7 @@ from hspace_library.evaluation.sld import SLD_SETTINGS
 from .baselines import sample_with_sld
 from .common import (
     ARMED_TEST_PROFESSIONS,
+    UNSEEN,
     Bench,
     markdown_table,
     mean_row,
@@ -28,7 +29,6 @@ from .pictures import bars, image_rows
 from .responsible import (
     CFGS,
     SHOWN_CFG,
-    UNSEEN,
     Judged,
     add_cfg_argument,
     cell_seeds,

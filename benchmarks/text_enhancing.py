@@ -16,6 +16,7 @@ from hspace_library.evaluation.statistics import mean_deviation
 
 from .common import (
     ARMED_TEST_PROFESSIONS,
+    UNSEEN,
     Bench,
     markdown_table,
     mean_row,
@@ -30,7 +31,6 @@ from .pictures import image_rows
 from .responsible import (
     CFGS,
     SHOWN_CFG,
-    UNSEEN,
     add_cfg_argument,
     cfg_order,
     fidelity,

@@ -113,7 +113,8 @@ class Concept(Part):
             raise ValueError("empty: name a preset, or write with_concept and without")
         if not is_name(self.title):
             raise ValueError("the name must be one line of 1 to 200 characters")
-        self.pairs(""), self.kept("")
+        self.pairs("")
+        self.kept("")
         return self
 
     @property

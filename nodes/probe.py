@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..hspace.steering import find_reading, probe_concepts
+from ..hspace.steering import END_PERCENT, find_reading, probe_concepts
 from ..hspace.viewing import probe_chart, probe_table
 from .base import CATEGORY, ConceptVector, SearchableNode, schema
 from .editor import check_known_window, validated
@@ -52,7 +52,7 @@ class ProbeConcepts(SearchableNode):
                 ),
                 io.Float.Input(
                     "end_percent",
-                    default=0.6,
+                    default=END_PERCENT,
                     min=0.0,
                     max=1.0,
                     step=0.01,
@@ -69,11 +69,11 @@ class ProbeConcepts(SearchableNode):
         )
 
     @classmethod
-    def validate_inputs(cls, start_percent=0.0, end_percent=0.6):
+    def validate_inputs(cls, start_percent=0.0, end_percent=END_PERCENT):
         return validated(cls, lambda: check_known_window(start_percent, end_percent))
 
     @classmethod
-    def execute(cls, model, concept_1, start_percent=0.0, end_percent=0.6, **others) -> io.NodeOutput:
+    def execute(cls, model, concept_1, start_percent=0.0, end_percent=END_PERCENT, **others) -> io.NodeOutput:
         concepts = [concept_1, *(others.get(f"concept_{number}") for number in range(2, MOST_CONCEPTS + 1))]
         found = [concept for concept in concepts if concept is not None]
         return io.NodeOutput(*probe_concepts(model, found, start_percent, end_percent))

@@ -168,16 +168,15 @@ def approach(
     scale = prediction_scale(run.model.sampling, sigma)
     with torch.enable_grad():
         (student,) = run.model.predict([prompts], x, sigma, add=optimiser.addition)
-        compared = student, target, base
+        compared, change = (student, target, base), None
         if run.model.prompts.kept:
             compared = _as_if_asked(*compared, scale, asking, KEPT * optimiser.change_asked)
+            change = mean_square((target - base) * scale)[asking]
         errors = run.recipe.error(*compared, scale)
         student = student.detach()
-        reach = change = None
+        reach = None
         if optimiser.near_end and asking.any():
             reach = relative_reach(student[asking], named_concept(frozen)[asking], base[asking], scale[asking])
-        if run.model.prompts.kept:
-            change = mean_square((target - base) * scale)[asking]
         run.backward(errors, run.recipe.weight(*compared[1:], scale), reach, change)
     return student
 

@@ -67,7 +67,7 @@ def expand_templates(templates: PairTemplates, shared: str = "") -> list[TextPai
         raise ValueError(
             f"avoid: {len(avoids)} lines; write one for all templates, or one for each of the {len(concepts)}."
         )
-    subjects = [line.strip() for line in templates.subjects.splitlines() if line.strip()]
+    subjects = _split(templates.subjects)
     _check_subjects(concepts + bases + avoids, subjects)
     _check_places("shared", shared, PROMPT)
     if len(concepts) * max(1, len(subjects)) > MAX_PAIRS:
@@ -99,13 +99,10 @@ def expand_kept(templates: PairTemplates, shared: str = "") -> list[str]:
         ValueError: a line that is one of the base prompts, an unknown `{name}`, no subjects where a line asks for one,
             or more than `MAX_PAIRS` prompts.
     """
-    subjects = [line.strip() for line in templates.subjects.splitlines() if line.strip()]
-    lines = [line.strip() for line in templates.keep.splitlines() if line.strip()]
+    subjects, lines = _split(templates.subjects), _split(templates.keep)
     for line in lines:
         _check_places("keep", line, SUBJECT)
-    needing = [line for line in lines if SUBJECT in line]
-    if needing and not subjects:
-        raise ValueError(f"subjects: empty, but {quoted(needing[0])} asks for one; write one a line, e.g. 'doctor'.")
+    needing = _asking_for_subjects(lines, subjects)
     if len(lines) + len(needing) * (len(subjects) - 1) > MAX_PAIRS:
         raise ValueError(f"keep: more than {MAX_PAIRS} prompts; about as many as there are pairs are enough.")
     filled = [line.replace(SUBJECT, subject) for line in lines for subject in (subjects if SUBJECT in line else [""])]
@@ -127,8 +124,12 @@ def noted_texts(conditioning: list) -> str:
     return " | ".join(dict.fromkeys(texts))[:MAX_LENGTH] if all(isinstance(text, str) for text in texts) else ""
 
 
+def _split(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
 def _lines(name: str, text: str) -> list[str]:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = _split(text)
     if not lines:
         raise ValueError(f"{name}: there is no prompt; write one, e.g. 'a woman {SUBJECT}'.")
     for line in lines:
@@ -144,11 +145,16 @@ def _check_places(name: str, text: str, known: str) -> None:
         )
 
 
-def _check_subjects(templates: list[str], subjects: list[str]) -> None:
+def _asking_for_subjects(templates: list[str], subjects: list[str]) -> list[str]:
+    """The templates that say `{subject}`; ValueError where there is no subject for them."""
     using = [line for line in templates if SUBJECT in line]
     if using and not subjects:
         raise ValueError(f"subjects: empty, but {quoted(using[0])} asks for one; write one a line, e.g. 'doctor'.")
-    if subjects and not using:
+    return using
+
+
+def _check_subjects(templates: list[str], subjects: list[str]) -> None:
+    if not _asking_for_subjects(templates, subjects) and subjects:
         raise ValueError(
             f"subjects: {len(subjects)} lines, but no template says {SUBJECT}; put it where the subject belongs, or "
             "leave subjects empty."

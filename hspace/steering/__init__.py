@@ -4,10 +4,11 @@ from .apply import apply_steering
 from .curve import SCHEDULES
 from .hook import steer_conditioning
 from .patch import HALVES, check_window
-from .probe import probe_concepts
+from .probe import END_PERCENT, probe_concepts
 from .readings import Reading, find_reading
 
 __all__ = [
+    "END_PERCENT",
     "HALVES",
     "SCHEDULES",
     "Reading",

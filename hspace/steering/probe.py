@@ -30,6 +30,8 @@ from .readings import Reading, remember
 from .state import SteeringRun
 
 PROBE_KEY = "hspace_probe"
+END_PERCENT = 0.6
+"""Of sampling: what an image shows is decided by then (docs/decisions.md)."""
 _STEP_CACHES = ("easycache", "lazycache")
 """Keys of ComfyUI's wrappers that answer for the model, and count its calls."""
 NO_PROMPT = "probe: the sampler's guider has no positive prompt, whose predictions are measured. Use another guider."
@@ -39,7 +41,7 @@ NO_STEPS = (
 )
 
 
-def probe_concepts(model, concepts: Sequence[Concept], start_percent: float = 0.0, end_percent: float = 0.6):
+def probe_concepts(model, concepts: Sequence[Concept], start_percent: float = 0.0, end_percent: float = END_PERCENT):
     """A clone of `model` (ModelPatcher) that samples the same images, bit for bit, and is probed meanwhile.
 
     Each step inside the window costs two more evaluations of the prompt for each concept. Steering by
@@ -204,9 +206,9 @@ class ProbeRun:
         # Half of the effect of 2 units of strength: its products are in units of 1.
         effect, middle = (plus - minus) / 2, (plus + minus) / 2
         ruler = effect / effect.square().sum(2, keepdim=True)
-        self.rulers.append(ruler.cpu())
-        self.middles.append(_product(middle, ruler))
         self.steps.append(((prediction[:, None] - middle) * ruler).sum(2).cpu())
+        self.rulers.append(ruler.cpu())
+        self.middles.append(_product(middle.cpu(), self.rulers[-1]))
         self.sigmas.append(sigma)
 
     def reading(self, latents: torch.Tensor | None) -> Reading:
@@ -220,7 +222,7 @@ class ProbeRun:
         image = self.prediction
         if latents is not None:
             image = self.guider.model_patcher.model.process_latent_in(latents)
-        image, pairs = image.flatten(1)[:, None], zip(self.rulers, self.middles, strict=True)
+        image, pairs = image.flatten(1)[:, None].cpu(), zip(self.rulers, self.middles, strict=True)
         places = torch.stack([_product(image, ruler) - middle for ruler, middle in pairs])
         scores, steps = places.quantile(0.5, 0).float(), torch.stack(self.steps)
         found = steps.isfinite().all(0) & scores.isfinite()
@@ -275,8 +277,8 @@ def _steered(options: dict, patch: SteeringPatch, run: SteeringRun) -> dict:
 
 
 def _product(x: torch.Tensor, ruler: torch.Tensor) -> torch.Tensor:
-    """Inner products `[B, K]` of what is at `[B, 1 or K, n]` with rulers `[B, K, n]`, on the CPU.
+    """Inner products `[B, K]` of what is at `[B, 1 or K, n]` with rulers `[B, K, n]`, all on the CPU.
 
     In float64: they are large beside their differences, which are the figures.
     """
-    return (x.cpu().double() * ruler.cpu().double()).sum(2)
+    return (x.double() * ruler.double()).sum(2)
