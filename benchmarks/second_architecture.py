@@ -2,8 +2,8 @@
 
 Three levels with text attention at the inner two, several transformer layers each, pooled text and size embedding,
 v-prediction, images of 256 x 256 and an h of 8 x 8; text encoder, autoencoder and classifier are the demo model's.
-Trains for `--minutes` at most, writes the weights to `--folder`, and second_architecture.md and .json. Meant for a GPU.
-Needs the renders of the demo model's training.
+Trains for `--minutes` at most, writes the weights to `--folder`, and second_architecture.md and .json. Meant for a GPU;
+`--small` with some `--half-size-minutes` is for a CPU. Needs the renders of the demo model's training.
 """
 
 from __future__ import annotations
@@ -41,18 +41,26 @@ from .common import ROOT, Bench, Task, markdown_table, store, with_interval, wri
 from .discovery import CONCEPTS, MAIN, STRENGTHS, measure
 
 SIDE = 256
-CONFIG = {
-    **UNET_CONFIG,
-    "image_size": 32,
-    "channel_mult": (1, 2, 4),
-    "num_res_blocks": [2, 2, 2],
-    "transformer_depth": [0, 0, 1, 1, 3, 3],
-    "transformer_depth_middle": 3,
-    "transformer_depth_output": [0, 0, 0, 1, 1, 1, 3, 3, 3],
-    "use_linear_in_transformer": True,
-    "num_classes": "sequential",
-    "adm_in_channels": TEXT_CONFIG["hidden_size"] + 6 * 256,  # pooled text and six numbers of size and crop
-}
+
+
+def config(width: int, blocks: int, middle_depth: int, inner_depth: int) -> dict:
+    """Of a U-Net with so many channels and residual blocks, and transformer layers at its second and third level."""
+    return {
+        **UNET_CONFIG,
+        "image_size": SIDE // 8,
+        "model_channels": width,
+        "channel_mult": (1, 2, 4),
+        "num_res_blocks": [blocks] * 3,
+        "transformer_depth": [0] * blocks + [middle_depth] * blocks + [inner_depth] * blocks,
+        "transformer_depth_middle": inner_depth,
+        "transformer_depth_output": [0] * (blocks + 1) + [middle_depth] * (blocks + 1) + [inner_depth] * (blocks + 1),
+        "use_linear_in_transformer": True,
+        "num_classes": "sequential",
+        "adm_in_channels": TEXT_CONFIG["hidden_size"] + 6 * 256,  # pooled text and six numbers of size and crop
+    }
+
+
+CONFIGS = {"large": config(64, 2, 1, 3), "small": config(32, 1, 1, 2)}
 LEARNING_RATE = 6e-4
 DROPPED_SHARE = 0.1
 """Of the captions: zeros are the unconditional, as SDXL was trained."""
@@ -61,7 +69,7 @@ DROPPED_SHARE = 0.1
 class SDXLSmall(comfy.supported_models.SDXL):
     """SDXL at small width, with v-prediction."""
 
-    unet_config = CONFIG
+    unet_config = CONFIGS["large"]
     unet_extra_config: ClassVar = {"num_heads": -1, "num_head_channels": 32}
     latent_format = EmojiLatent
     native_size = SIDE
@@ -73,6 +81,10 @@ class SDXLSmall(comfy.supported_models.SDXL):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this benchmark."""
     parser.add_argument("--minutes", type=float, default=90, help="of training")
+    parser.add_argument(
+        "--half-size-minutes", type=float, default=0, help="of them at first on images of half the size"
+    )
+    parser.add_argument("--small", action="store_true", help="half the width, half the layers")
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch-size", type=int, default=192)
     parser.add_argument("--images", type=int, default=128, help="images a strength")
@@ -86,10 +98,11 @@ def run(options: argparse.Namespace) -> None:
     weights = options.folder / "unet.safetensors"
     if not weights.exists():
         options.folder.mkdir(parents=True, exist_ok=True)
-        model = new_model()
-        note = train(model, LargeLatents(options.renders), options.steps, options.batch_size, 60 * options.minutes)
+        size = "small" if options.small else "large"
+        model = new_model(size)
+        note = train(model, options)
         state = {key: value.half().contiguous() for key, value in model.diffusion_model.state_dict().items()}
-        save_file(state, weights, {"trained": note})
+        save_file(state, weights, {"trained": note, "size": size})
         print(note, flush=True)
         del model
         comfy.model_management.soft_empty_cache()
@@ -133,7 +146,9 @@ class SmallBench(Bench):
     @cached_property
     def parts(self):
         """MODEL, CLIP and VAE."""
-        model = new_model(torch.float16 if torch.cuda.is_available() else torch.float32)
+        model = new_model(
+            _metadata(self.weights)["size"], torch.float16 if torch.cuda.is_available() else torch.float32
+        )
         model.diffusion_model.load_state_dict(load_file(self.weights))
         load, offload = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
         return (
@@ -185,11 +200,16 @@ def _pooled(conditioning: list) -> torch.Tensor:
     return conditioning[0][1]["pooled_output"]
 
 
-def new_model(dtype: torch.dtype = torch.float32) -> comfy.model_base.SDXL:
+def new_model(size: str, dtype: torch.dtype = torch.float32) -> comfy.model_base.SDXL:
     """The model as ComfyUI builds it, its weights not yet set."""
-    config = SDXLSmall(CONFIG)
-    config.set_inference_dtype(dtype, None)
-    return config.get_model({}).eval()
+    built = SDXLSmall(CONFIGS[size])
+    built.set_inference_dtype(dtype, None)
+    return built.get_model({}).eval()
+
+
+def _metadata(weights: Path) -> dict[str, str]:
+    with safetensors.safe_open(weights, "pt") as file:
+        return file.metadata()
 
 
 class LargeLatents(LatentCache):
@@ -232,21 +252,29 @@ class Prompts:
         return tuple(torch.stack(column) for column in zip(*rows, strict=True))
 
 
-def train(model: comfy.model_base.SDXL, data: LatentCache, steps: int, batch_size: int, seconds: float) -> str:
-    """Train until there are so many steps or seconds, the learning rate on a cosine over whichever ends first.
+def train(model: comfy.model_base.SDXL, options: argparse.Namespace) -> str:
+    """Train until there are so many steps or minutes, the learning rate on a cosine over whichever ends first.
 
     The weights become their moving average. Returns what was done, in words.
     """
-    device, began, step, losses = data.latents.device, time.perf_counter(), 0, []
+    steps, batch_size, seconds = options.steps, options.batch_size, 60 * options.minutes
+    data, side = LargeLatents(options.renders), SIDE
+    whole, device = data, data.latents.device
+    if options.half_size_minutes:
+        data, side = LatentCache(options.renders), SIDE // 2
+        data.latents = data.latents.to(device)
+    began, step, losses, large_at = time.perf_counter(), 0, [], 0
     unet = model.diffusion_model.to(device).train()
     initialise(unet)
     zero_residual_outputs(unet)
     average = AveragedModel(unet, multi_avg_fn=moving_average)
     optimizer = torch.optim.AdamW(unet.parameters(), lr=LEARNING_RATE, weight_decay=0.01, fused=device.type == "cuda")
     prompts, (signal, noise_scale) = Prompts(device), (table.to(device) for table in signal_and_noise())
-    size = torch.cat([model.embedder(torch.tensor([n])) for n in (SIDE, SIDE, 0, 0, SIDE, SIDE)]).flatten().to(device)
     done = 0.0
     while step < steps and done < 1:
+        if side < SIDE and time.perf_counter() - began > 60 * options.half_size_minutes:
+            data, side, large_at = whole, SIDE, step
+        size = torch.cat([model.embedder(torch.tensor([n])) for n in (side, side, 0, 0, side, side)]).flatten()
         rng = seed_step(0, step)
         people, captions = random_people(rng, batch_size)
         context, pooled = prompts([None if rng.random() < DROPPED_SHARE else caption for caption in captions])
@@ -257,7 +285,7 @@ def train(model: comfy.model_base.SDXL, data: LatentCache, steps: int, batch_siz
         alpha, sigma = signal[t, None, None, None], noise_scale[t, None, None, None]
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * _rate(step, done)
         with torch.autocast(device.type, torch.bfloat16):
-            y = torch.cat([pooled, size.expand(batch_size, -1)], 1)
+            y = torch.cat([pooled, size.to(device).expand(batch_size, -1)], 1)
             predicted = unet(alpha * x0 + sigma * eps, t, context=context, y=y)
         snr = (signal[t] / noise_scale[t]) ** 2
         weight = snr.clamp(max=MIN_SNR_GAMMA) / (snr + 1)  # min-SNR weighting (Hang et al. 2023) of a v-prediction loss
@@ -274,8 +302,9 @@ def train(model: comfy.model_base.SDXL, data: LatentCache, steps: int, batch_siz
             spent = time.perf_counter() - began
             print(f"step {step}/{steps} loss {torch.stack(losses[-200:]).mean():.4f} {spent:.0f} s", flush=True)
     unet.load_state_dict(average.module.state_dict())
+    first = f", the first {large_at:,} of them on images of half the size" if large_at else ""
     return (
-        f"{step:,} steps of {batch_size} latents in {time.perf_counter() - began:.0f} s, "
+        f"{step:,} steps of {batch_size} latents in {time.perf_counter() - began:.0f} s{first}, "
         f"{sum(p.numel() for p in unet.parameters()) / 1e6:.1f} M parameters"
     )
 
@@ -286,9 +315,7 @@ def _rate(step: int, done: float) -> float:
 
 def report(results: list[dict], weights: Path) -> str:
     """The Markdown page."""
-    with safetensors.safe_open(weights, "pt") as file:
-        trained = file.metadata()["trained"]
-    rows = []
+    trained, rows = _metadata(weights)["trained"], []
     for result in results:
         images, word = result["images"], result["word"]
         unsteered, *steered = result["rows"]
