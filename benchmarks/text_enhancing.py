@@ -62,20 +62,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this benchmark."""
     parser.add_argument("--images", type=int, default=50, help="images a profession")
     add_cfg_argument(parser)
+    parser.add_argument("--request", action="append", choices=list(REQUESTS), help="default: all; others are kept")
 
 
 def run(options: argparse.Namespace) -> None:
     """Measure, and write the results."""
     bench, results, shown = Bench(), [], {}
     for cfg in options.cfg or CFGS:
-        for request, (_, professions) in REQUESTS.items():
+        for request in options.request or REQUESTS:
+            _, professions = REQUESTS[request]
             for method in METHODS:
                 result, images = measure(bench, request, options.images, method, cfg)
                 results = store("text_enhancing", [result], sort_key)
                 if cfg == SHOWN_CFG:
                     shown[f"{professions[0]}, {request}, {method}"] = images
     write_report("text_enhancing", report(results, options.images))
-    if shown:
+    if shown and not options.request:
         image_rows(shown, result_path("text_enhancing.jpg"))
 
 
