@@ -168,7 +168,11 @@ def _joined(text: str, shared: str) -> str:
     return shared.replace(PROMPT, text) if PROMPT in shared else f"{text}, {shared}"
 
 
-_PEOPLE = "firefighter\nscientist\npolice officer\nmechanic\npilot\nconstruction worker"
+# In turn those that models show as men and as women: a vector found on one kind only goes wrong on the other.
+_PEOPLE = (
+    "firefighter\nteacher\nscientist\nhealth worker\npolice officer\ncook\nmechanic\noffice worker\npilot\nsinger\n"
+    "construction worker\nartist"
+)
 _ARMED = "detective\nfarmer\nguard\nmage\nmechanic\npilot"
 
 
