@@ -48,8 +48,8 @@ class ConceptPrompts(SearchableNode):
                     default=SHOWN_TEMPLATES.subjects,
                     multiline=True,
                     dynamic_prompts=False,
-                    tooltip="One a line, six to sixteen in all: with several, the vector generalises to others. Empty "
-                    "for templates that name none.",
+                    tooltip="One a line, six or more in all: the more there are, the better the vector generalises "
+                    "to others, at the same cost. Empty for templates that name none.",
                 ),
                 io.String.Input(
                     "avoid",
