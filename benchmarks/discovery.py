@@ -20,7 +20,6 @@ from demo.captions import (
     ARMED,
     GENDERS,
     MOSTLY_MEN,
-    MOSTLY_WOMEN,
     PROFESSION_INDEX,
     SKIN_TONES,
     STYLES,
@@ -29,9 +28,7 @@ from demo.captions import (
 from demo.classifier import classify
 
 from .common import (
-    LEARN_PROFESSIONS,
     NO_WEAPON,
-    TEST_PROFESSIONS,
     WOMAN,
     Bench,
     Task,
@@ -52,23 +49,20 @@ from .common import (
     write_report,
 )
 from .discovery_methods import DEFAULT, LADDER, METHODS, PUBLISHED, RIVALS
+from .shipped_vectors import BOTH_HALVES, TASKS, UNSEEN_HALVES
 from .style_judge import StyleJudge
 
 STRENGTHS = (0.75, 1.0, 1.25)
 BOUNDS = UNSTEERED, IN_THE_PROMPT = "unsteered", "in the prompt"
 """Without a vector: what there is to do, and what the model makes of the word itself."""
-_WOMEN = list(MOSTLY_WOMEN)
 _HARMLESS = [name for name in MOSTLY_MEN if name not in ARMED]
-_BOTH = [*LEARN_PROFESSIONS, *_WOMEN[::2]], [*TEST_PROFESSIONS, *_WOMEN[1::2]]
 _PEOPLE = [{"gender": g, "skin_tone": t} for t in range(len(SKIN_TONES)) for g in range(len(GENDERS))]
 _LEARN_PEOPLE = [person for person in _PEOPLE if (person["gender"] + person["skin_tone"]) % 2 == 0]
 _TEST_PEOPLE = [person for person in _PEOPLE if person not in _LEARN_PEOPLE]
 _TWEMOJI = STYLES.index("twemoji")
 
 CONCEPTS = {
-    "woman": WOMAN,
-    "man": attribute_task("man", "gender", 0, _WOMEN[::2], _WOMEN[1::2]),
-    "no weapon": NO_WEAPON,
+    **{name: TASKS[name] for name in ("woman", "man", NO_WEAPON.name)},
     "with a weapon": Task(
         "with a weapon",
         [caption(p, weapon=True) for p in _HARMLESS[::2]],
@@ -78,10 +72,7 @@ CONCEPTS = {
         _HARMLESS[1::2],
         {"weapon": True},
     ),
-    **{
-        f"{tone} skin": attribute_task(f"{tone} skin", "skin_tone", number, *_BOTH)
-        for number, tone in enumerate(SKIN_TONES)
-    },
+    **{name: task for name, task in TASKS.items() if task.attribute == "skin_tone"},
     "firefighter": Task(
         "firefighter",
         [caption("firefighter", **person) for person in _LEARN_PEOPLE],
@@ -91,7 +82,7 @@ CONCEPTS = {
         [],
         {"profession": "firefighter"},
     ),
-    "twemoji style": attribute_task("twemoji style", "style", _TWEMOJI, *_BOTH),
+    "twemoji style": attribute_task("twemoji style", "style", _TWEMOJI, BOTH_HALVES, UNSEEN_HALVES),
 }
 
 

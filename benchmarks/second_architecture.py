@@ -43,7 +43,7 @@ from .discovery import CONCEPTS, MAIN, STRENGTHS, measure
 SIDE = 256
 
 
-def config(width: int, blocks: int, middle_depth: int, inner_depth: int) -> dict:
+def config(width: int, blocks: int, second: int, third: int) -> dict:
     """Of a U-Net with so many channels and residual blocks, and transformer layers at its second and third level."""
     return {
         **UNET_CONFIG,
@@ -51,9 +51,9 @@ def config(width: int, blocks: int, middle_depth: int, inner_depth: int) -> dict
         "model_channels": width,
         "channel_mult": (1, 2, 4),
         "num_res_blocks": [blocks] * 3,
-        "transformer_depth": [0] * blocks + [middle_depth] * blocks + [inner_depth] * blocks,
-        "transformer_depth_middle": inner_depth,
-        "transformer_depth_output": [0] * (blocks + 1) + [middle_depth] * (blocks + 1) + [inner_depth] * (blocks + 1),
+        "transformer_depth": [0] * blocks + [second] * blocks + [third] * blocks,
+        "transformer_depth_middle": third,
+        "transformer_depth_output": [0] * (blocks + 1) + [second] * (blocks + 1) + [third] * (blocks + 1),
         "use_linear_in_transformer": True,
         "num_classes": "sequential",
         "adm_in_channels": TEXT_CONFIG["hidden_size"] + 6 * 256,  # pooled text and six numbers of size and crop
@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--half-size-minutes", type=float, default=0, help="of them at first on images of half the size"
     )
-    parser.add_argument("--small", action="store_true", help="half the width, half the layers")
+    parser.add_argument("--small", action="store_true", help="half the width, fewer layers")
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch-size", type=int, default=192)
     parser.add_argument("--images", type=int, default=128, help="images a strength")
@@ -100,7 +100,10 @@ def run(options: argparse.Namespace) -> None:
         options.folder.mkdir(parents=True, exist_ok=True)
         size = "small" if options.small else "large"
         model = new_model(size)
-        note = train(model, options)
+        larger = LargeLatents(options.renders)
+        smaller = LatentCache(options.renders) if options.half_size_minutes else larger
+        seconds, smaller_seconds = 60 * options.minutes, 60 * options.half_size_minutes
+        note = train(model, larger, smaller, smaller_seconds, options.steps, options.batch_size, seconds)
         state = {key: value.half().contiguous() for key, value in model.diffusion_model.state_dict().items()}
         save_file(state, weights, {"trained": note, "size": size})
         print(note, flush=True)
@@ -252,18 +255,22 @@ class Prompts:
         return tuple(torch.stack(column) for column in zip(*rows, strict=True))
 
 
-def train(model: comfy.model_base.SDXL, options: argparse.Namespace) -> str:
-    """Train until there are so many steps or minutes, the learning rate on a cosine over whichever ends first.
+def train(
+    model: comfy.model_base.SDXL,
+    larger: LatentCache,
+    smaller: LatentCache,
+    smaller_seconds: float,
+    steps: int,
+    batch_size: int,
+    seconds: float,
+) -> str:
+    """Train until there are so many steps or seconds, the learning rate on a cosine over whichever ends first.
 
-    The weights become their moving average. Returns what was done, in words.
+    The latents are the smaller ones for the first `smaller_seconds`. The weights become their moving average. Returns
+    what was done, in words.
     """
-    steps, batch_size, seconds = options.steps, options.batch_size, 60 * options.minutes
-    data, side = LargeLatents(options.renders), SIDE
-    whole, device = data, data.latents.device
-    if options.half_size_minutes:
-        data, side = LatentCache(options.renders), SIDE // 2
-        data.latents = data.latents.to(device)
-    began, step, losses, large_at = time.perf_counter(), 0, [], 0
+    device, began, step, smaller_steps, losses = larger.latents.device, time.perf_counter(), 0, 0, []
+    sizes = {data: size_embedding(model, 8 * data.latents.shape[-1]).to(device) for data in (larger, smaller)}
     unet = model.diffusion_model.to(device).train()
     initialise(unet)
     zero_residual_outputs(unet)
@@ -272,20 +279,19 @@ def train(model: comfy.model_base.SDXL, options: argparse.Namespace) -> str:
     prompts, (signal, noise_scale) = Prompts(device), (table.to(device) for table in signal_and_noise())
     done = 0.0
     while step < steps and done < 1:
-        if side < SIDE and time.perf_counter() - began > 60 * options.half_size_minutes:
-            data, side, large_at = whole, SIDE, step
-        size = torch.cat([model.embedder(torch.tensor([n])) for n in (side, side, 0, 0, side, side)]).flatten()
+        data = smaller if time.perf_counter() - began < smaller_seconds else larger
+        smaller_steps += data is not larger
         rng = seed_step(0, step)
         people, captions = random_people(rng, batch_size)
         context, pooled = prompts([None if rng.random() < DROPPED_SHARE else caption for caption in captions])
-        x0 = data.batch(people, rng)
+        x0 = data.batch(people, rng).to(device)
         if rng.random() < 0.5:
             x0 = x0.flip(-1)
         eps, t = torch.randn_like(x0), (torch.rand(batch_size, device=device).sqrt() * 1000).long()
         alpha, sigma = signal[t, None, None, None], noise_scale[t, None, None, None]
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * _rate(step, done)
         with torch.autocast(device.type, torch.bfloat16):
-            y = torch.cat([pooled, size.to(device).expand(batch_size, -1)], 1)
+            y = torch.cat([pooled, sizes[data].expand(batch_size, -1)], 1)
             predicted = unet(alpha * x0 + sigma * eps, t, context=context, y=y)
         snr = (signal[t] / noise_scale[t]) ** 2
         weight = snr.clamp(max=MIN_SNR_GAMMA) / (snr + 1)  # min-SNR weighting (Hang et al. 2023) of a v-prediction loss
@@ -302,11 +308,16 @@ def train(model: comfy.model_base.SDXL, options: argparse.Namespace) -> str:
             spent = time.perf_counter() - began
             print(f"step {step}/{steps} loss {torch.stack(losses[-200:]).mean():.4f} {spent:.0f} s", flush=True)
     unet.load_state_dict(average.module.state_dict())
-    first = f", the first {large_at:,} of them on images of half the size" if large_at else ""
+    first = f", the first {smaller_steps:,} of them on images of half the size" if smaller_steps else ""
     return (
         f"{step:,} steps of {batch_size} latents in {time.perf_counter() - began:.0f} s{first}, "
         f"{sum(p.numel() for p in unet.parameters()) / 1e6:.1f} M parameters"
     )
+
+
+def size_embedding(model: comfy.model_base.SDXL, side: int) -> torch.Tensor:
+    """Embedding `[6 * 256]` of a square image's size, crop and target size, in pixels."""
+    return torch.cat([model.embedder(torch.tensor([n])) for n in (side, side, 0, 0, side, side)]).flatten()
 
 
 def _rate(step: int, done: float) -> float:
