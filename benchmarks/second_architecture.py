@@ -9,7 +9,6 @@ Trains for `--minutes` at most, writes the weights to `--folder`, and second_arc
 from __future__ import annotations
 
 import argparse
-import random
 import time
 from functools import cached_property
 from pathlib import Path
@@ -30,9 +29,8 @@ from torch.optim.swa_utils import AveragedModel
 from demo.architecture import TEXT_CONFIG, UNET_CONFIG, EmojiLatent
 from demo.generate import encode
 from demo.loader import load_clip, load_vae
-from demo.training.common import cosine, image_batch, initialise, random_people, seed_step
-from demo.training.latents import SHAPE, LatentCache, everybody
-from demo.training.renders import Renders
+from demo.training.common import cosine, initialise, random_people, seed_step
+from demo.training.latents import LatentCache
 from demo.training.train_unet import MIN_SNR_GAMMA, moving_average, signal_and_noise, zero_residual_outputs
 from hspace import Concept, apply_steering
 from hspace.discovery import PromptPairs
@@ -100,7 +98,7 @@ def run(options: argparse.Namespace) -> None:
         options.folder.mkdir(parents=True, exist_ok=True)
         size = "small" if options.small else "large"
         model = new_model(size)
-        larger = LargeLatents(options.renders)
+        larger = LatentCache(options.renders, SIDE)
         smaller = LatentCache(options.renders) if options.half_size_minutes else larger
         seconds, smaller_seconds = 60 * options.minutes, 60 * options.half_size_minutes
         note = train(model, larger, smaller, smaller_seconds, options.steps, options.batch_size, seconds)
@@ -215,23 +213,6 @@ def _metadata(weights: Path) -> dict[str, str]:
         return file.metadata()
 
 
-class LargeLatents(LatentCache):
-    """Latents of everybody at this model's size, on the device; cached with the renders."""
-
-    @torch.no_grad()
-    def __init__(self, renders: Path):
-        path = renders / "latents_256.pt"
-        if not path.exists():
-            rng, drawings, vae, people, parts = random.Random(7), Renders(renders), load_vae(), everybody(), []
-            for start in range(0, len(people), 64):
-                images = image_batch(drawings, people[start : start + 64], rng)
-                large = F.interpolate(images, size=(SIDE, SIDE), mode="bicubic").clamp(0, 1)
-                parts.append(EmojiLatent().process_in(vae.encode(large.movedim(1, -1)).float()).half().cpu())
-            torch.save(torch.cat(parts), path)
-        latents = torch.load(path, weights_only=True).view(*SHAPE, 4, SIDE // 8, SIDE // 8)
-        self.latents = latents.to(comfy.model_management.get_torch_device())
-
-
 class Prompts:
     """Context and pooled text of captions by the frozen text encoder, each computed once."""
 
@@ -269,7 +250,13 @@ def train(
     The latents are the smaller ones for the first `smaller_seconds`. The weights become their moving average. Returns
     what was done, in words.
     """
-    device, began, step, smaller_steps, losses = larger.latents.device, time.perf_counter(), 0, 0, []
+    device, began, step, smaller_steps, losses = (
+        comfy.model_management.get_torch_device(),
+        time.perf_counter(),
+        0,
+        0,
+        [],
+    )
     sizes = {data: size_embedding(model, 8 * data.latents.shape[-1]).to(device) for data in (larger, smaller)}
     unet = model.diffusion_model.to(device).train()
     initialise(unet)

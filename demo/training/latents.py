@@ -5,14 +5,16 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import comfy.model_management
 import comfy.sd
 import comfy.utils
 import torch
+import torch.nn.functional as F
 
 from ..architecture import UNET_CONFIG, VAE_WEIGHTS, EmojiModel
 from ..captions import PROFESSIONS, Person
 from .common import PROFESSION_INDEX, image_batch
-from .renders import Renders
+from .renders import SIZE, Renders
 
 UNARMED_VARIANTS, ARMED_VARIANTS = 3, 2
 SHAPE = (3, len(PROFESSIONS), 2, 5, UNARMED_VARIANTS + ARMED_VARIANTS)
@@ -37,31 +39,26 @@ def _autoencoder() -> torch.nn.Module:
 
 
 class LatentCache:
-    """Latents of every person with a few backgrounds, offsets and mirrorings each, encoded once."""
+    """Latents of every person with a few backgrounds, offsets and mirrorings each, encoded once.
 
-    def __init__(self, cache: Path):
+    Args:
+        cache: folder of the renders and the latents.
+        side: of the images, in pixels; the renders are enlarged to it.
+
+    Attributes:
+        latents: float16 `[style, profession, gender, tone, variant, 4, side / 8, side / 8]`; the last variants carry a
+            weapon.
+    """
+
+    def __init__(self, cache: Path, side: int = SIZE):
         self.cache = cache
-        path = cache / "latents.pt"
+        path = cache / ("latents.pt" if side == SIZE else f"latents_{side}.pt")
         if not path.exists():
-            torch.save(self._encode(Renders(cache)), path)
+            torch.save(_encode(Renders(cache), side), path)
         self.latents = torch.load(path, weights_only=True)
 
-    @staticmethod
-    @torch.no_grad()
-    def _encode(renders: Renders) -> torch.Tensor:
-        """float16 `[style, profession, gender, tone, variant, 4, 16, 16]`; the last variants carry a weapon."""
-        vae = _autoencoder()
-        scale = EmojiModel(UNET_CONFIG).latent_format
-        rng = random.Random(7)
-        people, parts = everybody(), []
-        for start in range(0, len(people), 8):
-            images = image_batch(renders, people[start : start + 8], rng).contiguous(memory_format=torch.channels_last)
-            with torch.autocast("cpu", torch.bfloat16):
-                parts.append(scale.process_in(vae.encode(images * 2 - 1).float()).half())
-        return torch.cat(parts).view(*SHAPE, 4, 16, 16)
-
     def batch(self, people: list[Person], rng: random.Random) -> torch.Tensor:
-        """float32 `[batch, 4, 16, 16]`, unit variance."""
+        """float32 `[batch, 4, side / 8, side / 8]`, unit variance."""
         rows = []
         for person in people:
             variant = (
@@ -88,3 +85,18 @@ class LatentCache:
                 parts.append(((images * 0.5 + 0.5).clamp(0, 1) * 255).round().byte())
             torch.save(torch.cat(parts).view(*chosen.shape[:5], 3, 128, 128), path)
         return torch.load(path, weights_only=True)
+
+
+@torch.no_grad()
+def _encode(renders: Renders, side: int) -> torch.Tensor:
+    device = comfy.model_management.get_torch_device()
+    vae, latent_format, rng = _autoencoder().to(device), EmojiModel(UNET_CONFIG).latent_format, random.Random(7)
+    people, parts = everybody(), []
+    for start in range(0, len(people), 8):
+        images = image_batch(renders, people[start : start + 8], rng)
+        if side != SIZE:
+            images = F.interpolate(images, size=(side, side), mode="bicubic").clamp(0, 1)
+        images = images.to(device).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16):
+            parts.append(latent_format.process_in(vae.encode(images * 2 - 1).float()).half().cpu())
+    return torch.cat(parts).view(*SHAPE, 4, side // 8, side // 8)
