@@ -29,7 +29,7 @@ from torch.optim.swa_utils import AveragedModel
 from demo.architecture import TEXT_CONFIG, UNET_CONFIG, EmojiLatent
 from demo.generate import encode
 from demo.loader import load_clip, load_vae
-from demo.training.common import cosine, initialise, random_people, seed_step
+from demo.training.common import autocast, cosine, initialise, random_people, seed_step
 from demo.training.latents import LatentCache
 from demo.training.train_unet import MIN_SNR_GAMMA, moving_average, signal_and_noise, zero_residual_outputs
 from hspace import Concept, apply_steering
@@ -277,7 +277,7 @@ def train(
         eps, t = torch.randn_like(x0), (torch.rand(batch_size, device=device).sqrt() * 1000).long()
         alpha, sigma = signal[t, None, None, None], noise_scale[t, None, None, None]
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * _rate(step, done)
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device.type):
             y = torch.cat([pooled, sizes[data].expand(batch_size, -1)], 1)
             predicted = unet(alpha * x0 + sigma * eps, t, context=context, y=y)
         snr = (signal[t] / noise_scale[t]) ** 2

@@ -1,8 +1,9 @@
 """The cost of steering per sampling step, in time and memory.
 
 A full-width SD 1.5 U-Net with random weights, and the demo model with a batch: unsteered, steered by a vector of all
-sites, by six of them, and by a map in the bottleneck, in turn, in bfloat16. Writes steering_overhead.md. Peak memory is
-that of torch's allocator, on CUDA or on the CPU, in steps of their own that are not timed.
+sites, by six of them, and by a map in the bottleneck, in turn, in bfloat16 where the device has it. Writes
+steering_overhead.md. Peak memory is that of torch's allocator, on CUDA or on the CPU, in steps of their own that are
+not timed.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ import numpy as np
 import scipy.stats
 import torch
 
+from demo.loader import fast_dtype
 from demo.training.common import initialise
 from hspace import Sum, Vector, apply_steering
 from hspace.bottleneck import find_bottleneck
 from hspace.discovery.streams import generator
 from hspace_library.evaluation.statistics import BOOTSTRAPS
 
-from .common import Bench, Stream, device_name, markdown_table, write_report
+from .common import Bench, Stream, device_name, dtype_name, markdown_table, write_report
 
 SD15 = {
     "image_size": 32,
@@ -86,7 +88,7 @@ def run(options: argparse.Namespace) -> None:
     columns = ["model", "images", "steered by", "plain, s", "steered, s", "ratio of medians", "extra peak memory"]
     text = (
         f"# Overhead of steering on {device_name()}\n\n"
-        "SD 1.5 at full width with random weights, and the demo model; CFG, bfloat16. Medians of "
+        f"SD 1.5 at full width with random weights, and the demo model; CFG, {dtype_name(fast_dtype())}. Medians of "
         f"{options.repeats} runs of {steps} step(s) (of ten on the demo model), in seconds a step, taken in turn, and "
         "95 % bootstrap intervals of their ratio. The first step of a run also works out what is to be added in all of "
         "them.\n\n" + markdown_table(columns, rows)
@@ -98,7 +100,7 @@ def run(options: argparse.Namespace) -> None:
 def sd15() -> comfy.model_patcher.ModelPatcher:
     """A ModelPatcher around the whole U-Net of SD 1.5."""
     config = comfy.supported_models.SD15(SD15)
-    config.set_inference_dtype(torch.bfloat16, None)
+    config.set_inference_dtype(fast_dtype(), None)
     model = config.get_model({})
     initialise(model.diffusion_model)
     device = comfy.model_management.get_torch_device()

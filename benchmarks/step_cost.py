@@ -14,6 +14,7 @@ import comfy.supported_models
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from demo.loader import fast_dtype
 from hspace.comfy_compat import differentiable_attention
 from hspace.comfy_weights import decoder_layers
 from hspace.discovery import DISTILLED, DiscoverySettings, PromptPairs, discover
@@ -22,7 +23,7 @@ from hspace.discovery.gradients import recomputing
 from hspace.discovery.objective import mean_square
 from hspace.discovery.run import Run
 
-from .common import device_name, markdown_table, write_report
+from .common import device_name, dtype_name, markdown_table, write_report
 from .steering_overhead import SD15, in_turn, peak_bytes, sd15, timed
 
 SDXL = {
@@ -69,11 +70,11 @@ def run(options: argparse.Namespace) -> None:
     rows = [row for batch, cost in costs.items() for row in table_rows(cost, batch, size, model.model_size())]
     text = (
         f"# A step of discovery on {device_name()}\n\n"
-        f"SD 1.5 at full width with random weights, {size} x {size}, bfloat16. Medians of {options.repeats} passes "
-        "each, taken in turn. *Plain forward* is one evaluation without gradients, as inference makes them; *step* is "
-        "what a vector pays for beyond them: the steered forward, the backward pass through the decoder, and Adam. "
-        "*Default step* also has the teacher (two prompts) and the unconditional half of the roll-out. Peak memory "
-        "with the weights of the U-Net and, in brackets, without.\n\n"
+        f"SD 1.5 at full width with random weights, {size} x {size}, {dtype_name(fast_dtype())}. Medians of "
+        f"{options.repeats} passes each, taken in turn. *Plain forward* is one evaluation without gradients, "
+        "as inference makes them; *step* is what a vector pays for beyond them: the steered forward, the backward pass "
+        "through the decoder, and Adam. *Default step* also has the teacher (two prompts) and the unconditional half "
+        "of the roll-out. Peak memory with the weights of the U-Net and, in brackets, without.\n\n"
         + markdown_table(["images", "pass", "seconds", "of a plain forward", "peak memory", "of inference's"], rows)
         + estimate(costs)
     )

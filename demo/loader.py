@@ -48,11 +48,21 @@ def load_vae(dtype=None) -> comfy.sd.VAE:
     return vae
 
 
+def fast_dtype() -> torch.dtype:
+    """bfloat16, or float32 on a CPU that has to emulate it: six to sixty times as slow there, where it is else twice as
+    fast.
+    """
+    device = comfy.model_management.get_torch_device()
+    emulated = device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2")
+    return torch.float32 if emulated else torch.bfloat16
+
+
 def load_sampling_model() -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:
-    """MODEL, CLIP and VAE to sample many images with: in bfloat16, half the time on a CPU with instructions for it."""
-    model = load_unet(torch.bfloat16)
-    model.set_model_compute_dtype(torch.bfloat16)  # on a CPU, ComfyUI would compute in float32
-    return model, load_clip(), load_vae(torch.bfloat16)
+    """MODEL, CLIP and VAE to sample many images with, in `fast_dtype`."""
+    dtype = fast_dtype()
+    model = load_unet(dtype)
+    model.set_model_compute_dtype(dtype)  # on a CPU, ComfyUI would compute in float32
+    return model, load_clip(), load_vae(dtype)
 
 
 def load_demo_model() -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:

@@ -64,8 +64,9 @@ def environment() -> str:
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
+    capability = torch.backends.cpu.get_cpu_capability()
     versions = f"torch {torch.__version__}, numpy {np.__version__}"
-    return f"{model}, {torch.get_num_threads()} threads, {versions}"
+    return f"{model}, {capability}, {torch.get_num_threads()} threads, {versions}"
 
 
 def summary(values: torch.Tensor) -> dict:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ..captions import PROFESSION_INDEX, PROFESSIONS, Person, random_person
+from ..loader import fast_dtype
 from .renders import Renders
 
 
@@ -40,6 +41,11 @@ def labels(people: list[Person]) -> dict[str, torch.Tensor]:
         "profession": torch.tensor([PROFESSION_INDEX[p.profession] for p in people]),
         "weapon": torch.tensor([int(p.weapon) for p in people]),
     }
+
+
+def autocast(device: str = "cpu") -> torch.autocast:
+    """The context of a forward pass in `loader.fast_dtype`."""
+    return torch.autocast(device, torch.bfloat16, enabled=fast_dtype() is torch.bfloat16)
 
 
 def random_people(rng: random.Random, count: int) -> tuple[list[Person], list[str]]:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from ..architecture import UNET_CONFIG, VAE_WEIGHTS, EmojiModel
 from ..captions import PROFESSIONS, Person
-from .common import PROFESSION_INDEX, image_batch
+from .common import PROFESSION_INDEX, autocast, image_batch
 from .renders import SIZE, Renders
 
 UNARMED_VARIANTS, ARMED_VARIANTS = 3, 2
@@ -80,7 +80,7 @@ class LatentCache:
             chosen = self.latents[:, :, :, :, [0, UNARMED_VARIANTS]]
             parts = []
             for latents in chosen.reshape(-1, 4, 16, 16).split(8):
-                with torch.autocast("cpu", torch.bfloat16):
+                with autocast():
                     images = vae.decode(latent_format.process_out(latents.float())).float()
                 parts.append(((images * 0.5 + 0.5).clamp(0, 1) * 255).round().byte())
             torch.save(torch.cat(parts).view(*chosen.shape[:5], 3, 128, 128), path)
@@ -97,6 +97,6 @@ def _encode(renders: Renders, side: int) -> torch.Tensor:
         if side != SIZE:
             images = F.interpolate(images, size=(side, side), mode="bicubic").clamp(0, 1)
         images = images.to(device).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device.type):
             parts.append(latent_format.process_in(vae.encode(images * 2 - 1).float()).half().cpu())
     return torch.cat(parts).view(*SHAPE, 4, side // 8, side // 8)

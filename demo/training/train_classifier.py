@@ -13,6 +13,7 @@ from ..captions import Person
 from ..classifier import HEADS, WEIGHTS, AttributeClassifier
 from .common import (
     PROFESSION_INDEX,
+    autocast,
     cosine,
     held_out,
     image_batch,
@@ -70,7 +71,7 @@ def train(cache: Path, seed: int = 0, steps: int = 2000, batch_size: int = 64) -
         images = torch.cat([image_batch(renders, people[:half], rng), _decoded_batch(decoded, people[half:], rng)])
         images = _degrade(images)
         optimizer.param_groups[0]["lr"] = 2e-3 * cosine(step, steps)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             logits = model(images)
         loss = sum(F.cross_entropy(logits[name].float(), target) for name, target in labels(people).items())
         optimizer.zero_grad()

@@ -19,7 +19,7 @@ from torch import nn
 
 from ..architecture import VAE_WEIGHTS
 from ..classifier import AttributeClassifier, load_classifier
-from .common import cosine, image_batch, load_checkpoint, save_checkpoint, seed_step, uniform_person
+from .common import autocast, cosine, image_batch, load_checkpoint, save_checkpoint, seed_step, uniform_person
 from .renders import SIZE, Renders
 
 LEARNING_RATE = 4e-4
@@ -105,7 +105,7 @@ def train(cache: Path, seed: int = 0, steps: int = 3000, batch_size: int = 8, cr
         images = images[:, :, top : top + crop, left : left + crop].contiguous(memory_format=torch.channels_last)
         for group in (*optimizer.param_groups, *critic_optimizer.param_groups):
             group["lr"] = LEARNING_RATE * cosine(step, steps)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             with torch.no_grad():
                 latent = model.taesd_encoder(images)
             noise = LATENT_NOISE * torch.rand(batch_size, 1, 1, 1) * 2 * torch.randn_like(latent)
@@ -113,13 +113,13 @@ def train(cache: Path, seed: int = 0, steps: int = 3000, batch_size: int = 8, cr
         decoded = decoded.float()
         edges = sum(F.l1_loss(decoded.diff(dim=d), images.diff(dim=d)) for d in (-1, -2))
         loss = F.l1_loss(decoded, images) + 0.5 * edges
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             pairs = zip(features(classifier, decoded), features(classifier, images), strict=True)
             perceptual = sum(F.l1_loss(a.float(), b.float()) for a, b in pairs)
         loss = loss + FEATURES * 0.1 * perceptual
         adversarial = torch.zeros(())
         if step >= ADVERSARIAL_FROM:
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast():
                 adversarial = -critic(decoded).float().mean()
             loss = loss + ADVERSARIAL * adversarial
         optimizer.zero_grad()
@@ -127,7 +127,7 @@ def train(cache: Path, seed: int = 0, steps: int = 3000, batch_size: int = 8, cr
         torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
         optimizer.step()
         if step >= ADVERSARIAL_FROM // 2:
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast():
                 real, fake = critic(images).float(), critic(decoded.detach()).float()
             critic_loss = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
             critic_optimizer.zero_grad()

@@ -17,7 +17,7 @@ from ..architecture import (
     EmojiModel,
 )
 from ..loader import load_clip
-from .common import cosine, initialise, load_checkpoint, random_people, save_checkpoint, seed_step
+from .common import autocast, cosine, initialise, load_checkpoint, random_people, save_checkpoint, seed_step
 from .latents import LatentCache
 
 LEARNING_RATE = 8e-4
@@ -88,7 +88,7 @@ def train(
         noise, t = torch.randn_like(latents), (torch.rand(batch_size).sqrt() * 1000).long()
         noisy = signal[t, None, None, None] * latents + noise_scale[t, None, None, None] * noise
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * cosine(step, steps, warmup=200)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             predicted = unet(noisy, t, context=prompts(captions))
         snr = (signal[t] / noise_scale[t]) ** 2
         weight = snr.clamp(max=MIN_SNR_GAMMA) / snr  # min-SNR weighting (Hang et al. 2023) of an epsilon loss

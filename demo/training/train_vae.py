@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from ..architecture import VAE_WEIGHTS
-from .common import cosine, image_batch, load_checkpoint, save_checkpoint, seed_step, uniform_person
+from .common import autocast, cosine, image_batch, load_checkpoint, save_checkpoint, seed_step, uniform_person
 from .renders import SIZE, Renders
 
 SD_LATENT_SCALE = 0.18215
@@ -39,7 +39,7 @@ def train(cache: Path, seed: int = 0, steps: int = 8500, batch_size: int = 8, cr
         top, left = rng.randrange(0, SIZE - crop + 1, 8), rng.randrange(0, SIZE - crop + 1, 8)
         images = images[:, :, top : top + crop, left : left + crop].contiguous(memory_format=torch.channels_last)
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * cosine(step, steps)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             latent = model.taesd_encoder(images)
             # A little noise makes the decoder indifferent to the small errors that a sampler leaves behind.
             decoded = model.taesd_decoder(latent + 0.05 * torch.randn_like(latent))
