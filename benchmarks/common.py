@@ -32,8 +32,11 @@ from hspace_library.evaluation.statistics import wilson
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-LEARN_PROFESSIONS, TEST_PROFESSIONS = list(MOSTLY_MEN)[::2], list(MOSTLY_MEN)[1::2]
-"""Professions that the model shows as men: one half to learn vectors on, the other to steer with them."""
+SHOWN_AS_MEN, SHOWN_AS_WOMEN = list(MOSTLY_MEN)[1::2], list(MOSTLY_WOMEN)[1::2]
+"""Professions that no vector is learnt on, by what the model shows."""
+LEARN_PROFESSIONS = [*list(MOSTLY_MEN)[::2], *list(MOSTLY_WOMEN)[::2]]
+TEST_PROFESSIONS = [*SHOWN_AS_MEN, *SHOWN_AS_WOMEN]
+"""Professions of both kinds: one half to learn vectors on, the other to steer with them."""
 ARMED_LEARN_PROFESSIONS, ARMED_TEST_PROFESSIONS = list(ARMED)[::2], list(ARMED)[1::2]
 LEARN_BY_TURNS, UNSEEN = (
     list(itertools.chain.from_iterable(zip(list(MOSTLY_MEN)[half::2], list(MOSTLY_WOMEN)[half::2], strict=True)))
@@ -102,7 +105,7 @@ def attribute_task(
     return Task(name, concept, base, attribute, value, list(test), wording, learn_professions=tuple(learn))
 
 
-WOMAN = attribute_task("woman", "gender", 1)
+WOMAN = attribute_task("woman", "gender", 1, test=SHOWN_AS_MEN)
 DARK_SKIN = attribute_task("dark skin", "skin_tone", 4)
 NO_WEAPON = Task(  # pairs that unsay: the base prompt asks for what the concept must lack
     "no weapon",
@@ -115,7 +118,7 @@ NO_WEAPON = Task(  # pairs that unsay: the base prompt asks for what the concept
     learn_professions=tuple(ARMED_LEARN_PROFESSIONS),
     keep=[caption(p) for p in HARMLESS_LEARN_PROFESSIONS],
 )
-WOMAN_SINGLE_PAIR = Task("woman, one pair", ["a woman"], ["a person"], "gender", 1, TEST_PROFESSIONS, {"gender": 1})
+WOMAN_SINGLE_PAIR = Task("woman, one pair", ["a woman"], ["a person"], "gender", 1, SHOWN_AS_MEN, {"gender": 1})
 
 
 class Bench:

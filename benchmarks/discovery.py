@@ -49,7 +49,7 @@ from .common import (
     write_report,
 )
 from .discovery_methods import DEFAULT, LADDER, METHODS, PUBLISHED, RIVALS
-from .shipped_vectors import BOTH_HALVES, TASKS, UNSEEN_HALVES
+from .shipped_vectors import TASKS
 from .style_judge import StyleJudge
 
 STRENGTHS = (0.75, 1.0, 1.25)
@@ -82,7 +82,7 @@ CONCEPTS = {
         [],
         {"profession": "firefighter"},
     ),
-    "twemoji style": attribute_task("twemoji style", "style", _TWEMOJI, BOTH_HALVES, UNSEEN_HALVES),
+    "twemoji style": attribute_task("twemoji style", "style", _TWEMOJI),
 }
 
 

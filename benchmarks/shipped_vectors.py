@@ -9,14 +9,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from demo.captions import MOSTLY_WOMEN, SKIN_TONES
+from demo.captions import SKIN_TONES
 from hspace import load_concept, save_concept
 
 from .common import (
-    LEARN_PROFESSIONS,
     NO_WEAPON,
     ROOT,
-    TEST_PROFESSIONS,
+    SHOWN_AS_WOMEN,
     WOMAN,
     Bench,
     attribute_task,
@@ -28,15 +27,10 @@ from .common import (
 )
 
 VECTORS = ROOT / "vectors"
-BOTH_HALVES = [*LEARN_PROFESSIONS, *list(MOSTLY_WOMEN)[::2]]
-UNSEEN_HALVES = [*TEST_PROFESSIONS, *list(MOSTLY_WOMEN)[1::2]]
 _TASKS = (
     WOMAN,
-    attribute_task("man", "gender", 0, list(MOSTLY_WOMEN)[::2], list(MOSTLY_WOMEN)[1::2]),
-    *(
-        attribute_task(f"{tone} skin", "skin_tone", index, BOTH_HALVES, UNSEEN_HALVES)
-        for index, tone in enumerate(SKIN_TONES)
-    ),
+    attribute_task("man", "gender", 0, test=SHOWN_AS_WOMEN),
+    *(attribute_task(f"{tone} skin", "skin_tone", index) for index, tone in enumerate(SKIN_TONES)),
     NO_WEAPON,
 )
 TASKS = {task.name: task for task in _TASKS}

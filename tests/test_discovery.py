@@ -20,9 +20,10 @@ from helpers import (
     weights_hash,
 )
 from hspace.concepts import UnfinishedVector
-from hspace.discovery import DISTILLED, PAPER, DiscoverySettings, Observer, PromptPairs, discover
+from hspace.discovery import DISTILLED, PAPER, DiscoverySettings, Observer, PromptPairs, discover, distilled
 from hspace.discovery.objective import (
     GRADIENT_SCALE,
+    Reach,
     alike,
     by_requested_change,
     named_concept,
@@ -345,29 +346,53 @@ def test_comparison_shows_plain_above_steered_and_changes_no_bit(method):
     assert len({image.sum().item() for image in steered}) == 4  # steps 1, 2, 4 and 6
 
 
-def test_calibration_scales_a_vector_to_a_reach_of_1():
+def test_calibration_scales_a_vector_to_a_reach_of_1(monkeypatch):
+    reaches = []
+
+    def spy(*values):
+        reaches.append(Reach(*values))
+        return reaches[-1]
+
     options = {"steps": 40, "batch_size": 4, "learning_rate": 10.0, "guidance": 100.0}
     raw, calibrated = find(calibrate=False, **options), find(**options)
     reach = raw.vector.provenance.reach
     assert reach > 1
     assert raw.vector.provenance.scale == 1
     torch.testing.assert_close(calibrated.vector.tensor, raw.vector.tensor / reach, rtol=1e-3, atol=1e-6)
-    raw, calibrated = find(calibrate=False, guidance=0.1), find(guidance=0.1)
+    monkeypatch.setattr(distilled, "Reach", spy)
+    options = {"steps": 16, "batch_size": 4, "learning_rate": 3.0, "guidance": 3.0}
+    raw = find(calibrate=False, **options)
+    clear = torch.cat([reach.values[reach.clear] for reach in reaches]).mean().item()
+    calibrated = find(**options)
     reach = raw.vector.provenance.reach
     assert 0 < reach < 0.5
-    scale = max(1.0, 0.75 + reach)  # and no further
+    scale = 0.75 + 1.35 * clear  # and no further
+    assert 1 < scale < 1 / reach
     assert calibrated.vector.provenance.scale == pytest.approx(scale)
     torch.testing.assert_close(calibrated.vector.tensor, scale * raw.vector.tensor)
 
 
 @pytest.mark.parametrize(
-    ("reach", "scale"), [(2.0, 0.5), (1.0, 1.0), (0.8, 1.25), (0.6, 1.35), (0.36, 1.11), (0.1, 1.0), (0.0, 1.0)]
+    ("reach", "clear", "scale"),
+    [
+        (2.0, 1.0, 0.5),
+        (1.0, 0.2, 1.0),
+        (0.8, 0.6, 1.25),
+        (0.5, 0.6, 1.56),
+        (0.5, 0.2, 1.02),
+        (0.5, 0.1, 1.0),
+        (0.5, None, 1.0),
+        (0.0, 0.6, 1.0),
+    ],
 )
 @pytest.mark.parametrize("avoids", [False, True])
-def test_the_less_of_its_concept_a_vector_explains_the_less_it_is_scaled_up(reach, scale, avoids):
+def test_the_less_of_its_concept_a_vector_explains_the_less_it_is_scaled_up(reach, clear, scale, avoids):
     """One that is to go beyond its concept, for there is something to avoid, is not scaled down."""
     optimiser = VectorOptimiser({0: torch.zeros(1, 1, 1)}, DISTILLED, DiscoverySettings("a", steps=1), avoids)
-    optimiser.losses, optimiser._reach_sum, optimiser._reach_steps = [0.0], reach, 1.0
+    optimiser.tensors[0].sum().backward()
+    values = torch.tensor([reach if clear is None else 2 * reach - clear, *([] if clear is None else [clear])])
+    optimiser._errors, optimiser._reaches = [torch.ones(1)], [Reach(values, torch.arange(len(values)) > 0)]
+    optimiser.descend()
     assert optimiser.scale == pytest.approx(max(scale, 1.0) if avoids else scale)
 
 

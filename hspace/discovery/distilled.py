@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .objective import mean_square, named_concept, prediction_scale, relative_reach
+from .objective import Reach, mean_square, named_concept, prediction_scale, relative_reach
 from .roll_out_schedule import RollOutSchedule, RollOutState
 from .samples import SampleBatches
 from .streams import Stream
@@ -27,6 +27,8 @@ ROLL_OUT_CFG = 4.0
 STATES_PER_ROLL_OUT = (8, 50)
 LEARN_UNTIL = 0.98
 """Share of the noise schedule; at its very end there is no noise left to predict."""
+CLEAR_FROM = 0.75
+"""Share of the noise schedule after which a state is clear: its image has all but its details."""
 COMPARED_AT, LITTLE = 2, 0.25
 """The step at which the concept's change is compared with the prompt's, and the share of it that may be noise.
 
@@ -176,7 +178,8 @@ def approach(
         student = student.detach()
         reach = None
         if optimiser.near_end and asking.any():
-            reach = relative_reach(student[asking], named_concept(frozen)[asking], base[asking], scale[asking])
+            values = relative_reach(student[asking], named_concept(frozen)[asking], base[asking], scale[asking])
+            reach = Reach(values, sigma[asking] <= run.model.sampling.percent_to_sigma(CLEAR_FROM))
         run.backward(errors, run.recipe.weight(*compared[1:], scale), reach, change)
     return student
 

@@ -17,10 +17,23 @@ ComfyUI's models return denoised x0. It is affine in the prediction, so errors a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 
 GRADIENT_SCALE = 1024.0
+
+
+class Reach(NamedTuple):
+    """How far images moved along their concept.
+
+    Attributes:
+        values: `relative_reach` of each, `[b]`.
+        clear: bool `[b]`, true where little noise is left.
+    """
+
+    values: torch.Tensor
+    clear: torch.Tensor
 
 
 def prediction_scale(model_sampling, sigma: torch.Tensor) -> torch.Tensor:

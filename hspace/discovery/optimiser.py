@@ -7,15 +7,21 @@ from collections.abc import Mapping
 
 import torch
 
+from .objective import Reach
 from .recipe import Recipe
 from .settings import DiscoverySettings
 
 ADAM_STATE = ("exp_avg", "exp_avg_sq")
-MOST_SCALE_AT_NO_REACH = 0.75
-"""A vector is made at most this plus its reach times as long: the less of its concept it explains, the sooner it harms
-when it is longer (docs/decisions.md)."""
+LONGEST_AT_NO_REACH, LONGEST_BY_REACH = 0.75, 1.35
+"""A vector is made at most this times as long, plus that times its reach in clear states: the less of its concept it
+explains where the image shows it by now, the sooner it harms when it is longer (docs/decisions.md)."""
 REACH_FROM = 0.75
 """Share of the steps after which the vector is near enough to its end to measure its reach, and to be averaged."""
+
+
+_OPTIONAL_SUMS = ("clear_reach", "asked")
+"""A sum and what it is of, in the state of a vector, where there was something to sum."""
+_NOTHING = torch.zeros(2, dtype=torch.float64)
 
 
 class VectorOptimiser:
@@ -42,9 +48,10 @@ class VectorOptimiser:
         self.losses: list[float] = []
         self.rms: dict[int, float] | None = None
         self._reach_sum, self._reach_steps = 0.0, 0.0
+        self._clear_reach_sum, self._clear_images = 0.0, 0.0
         self._asked_sum, self._asked_images = 0.0, 0.0
         self._errors: list[torch.Tensor] = []
-        self._reaches: list[torch.Tensor] = []
+        self._reaches: list[Reach] = []
         self._changes: list[torch.Tensor] = []
 
     @property
@@ -93,7 +100,7 @@ class VectorOptimiser:
         self,
         errors: torch.Tensor,
         weights: torch.Tensor | None = None,
-        reach: torch.Tensor | None = None,
+        reach: Reach | None = None,
         change: torch.Tensor | None = None,
     ) -> None:
         """Take the errors `[b]` of a part of the batch, or of all of it, into the step that was begun.
@@ -102,7 +109,7 @@ class VectorOptimiser:
 
         Args:
             weights: of each image's error in the gradient, `[b]`; None for equal ones.
-            reach: of each image, `[b]` (`objective.relative_reach`), near the end.
+            reach: of each image that something is asked of, near the end.
             change: mean square of what is asked of each image that something is asked of, where there are others.
         """
         (errors if weights is None else errors * weights).sum().backward()
@@ -135,8 +142,11 @@ class VectorOptimiser:
         self.adam.step()
         self.losses.append(loss)
         if self._reaches:
-            self._reach_sum += torch.cat(self._reaches).mean().item()
+            values, clear = (torch.cat(parts) for parts in zip(*self._reaches, strict=True))
+            self._reach_sum += values.mean().item()
             self._reach_steps += 1
+            self._clear_reach_sum += values[clear].sum().item()
+            self._clear_images += clear.sum().item()
         if self._changes:
             changes = torch.cat(self._changes)
             self._asked_sum += changes.sum().item()
@@ -153,6 +163,11 @@ class VectorOptimiser:
         return self._reach_sum / self._reach_steps if self._reach_steps else None
 
     @property
+    def clear_reach(self) -> float | None:
+        """The same over clear states alone; None where there were none."""
+        return self._clear_reach_sum / self._clear_images if self._clear_images else None
+
+    @property
     def scale(self) -> float:
         """The factor on the finished vector that brings its reach to 1, or as near to it as does no harm; at least 1
         where it falls short or is to go beyond, and 1 where there is no reach.
@@ -160,7 +175,8 @@ class VectorOptimiser:
         reach = self.reach or 0.0
         if not (self.settings.calibrate and self.finished and reach > 0):
             return 1.0
-        scale = min(1 / reach, max(1.0, MOST_SCALE_AT_NO_REACH + reach))
+        longest = LONGEST_AT_NO_REACH + LONGEST_BY_REACH * (self.clear_reach or 0.0)
+        scale = min(1 / reach, max(1.0, longest))
         return max(1.0, scale) if self.avoids else scale
 
     def state(self) -> dict[str, torch.Tensor]:
@@ -169,6 +185,8 @@ class VectorOptimiser:
             "losses": torch.tensor(self.losses, dtype=torch.float64),
             "reach": torch.tensor([self._reach_sum, self._reach_steps], dtype=torch.float64),
         }
+        if self._clear_images:
+            state["clear_reach"] = torch.tensor([self._clear_reach_sum, self._clear_images], dtype=torch.float64)
         if self._asked_images:
             state["asked"] = torch.tensor([self._asked_sum, self._asked_images], dtype=torch.float64)
         for site, tensor in self.tensors.items():
@@ -184,19 +202,20 @@ class VectorOptimiser:
             ValueError: the state does not belong to this vector.
         """
         needed = {_key(name, site): tensor.shape for site, tensor in self.tensors.items() for name in ADAM_STATE}
-        needed |= {_key("rms", site): torch.Size([]) for site in self.tensors} | {"reach": torch.Size([2])}
-        needed |= {"asked": torch.Size([2])} if "asked" in state else {}
+        needed |= {_key("rms", site): torch.Size([]) for site in self.tensors}
+        sums = {key: state[key].double() for key in ("reach", *_OPTIONAL_SUMS) if key in state}
+        needed |= {key: torch.Size([2]) for key in ("reach", *sums)}
         fits = all(key in state and state[key].shape == shape for key, shape in needed.items())
-        asked, images = state["asked"].double().tolist() if fits and "asked" in state else (0.0, 0.0)
-        fits = fits and 0 <= asked < math.inf and 0 <= images < math.inf
+        fits = fits and all(total.isfinite().all() and total[1] >= 0 for total in sums.values())
         if not fits or "losses" not in state or state["losses"].ndim != 1 or not len(state["losses"]):
             raise ValueError("start_from: the saved optimiser state does not fit its vector; the file is damaged.")
         steps = len(state["losses"])
         # A run that was to be as short as this, or shorter, takes one more step.
         self.losses = state["losses"][: self.settings.steps - 1].tolist()
         self.rms = {site: state[_key("rms", site)].item() for site in self.tensors}
-        self._reach_sum, self._reach_steps = state["reach"].double().tolist()
-        self._asked_sum, self._asked_images = asked, images
+        self._reach_sum, self._reach_steps = sums["reach"].tolist()
+        self._clear_reach_sum, self._clear_images = sums.get("clear_reach", _NOTHING).tolist()
+        self._asked_sum, self._asked_images = sums.get("asked", _NOTHING).tolist()
         for site, tensor in self.tensors.items():
             # Copies: nodes load files in inference mode, and Adam may not change such tensors in place.
             moments = {name: state[_key(name, site)].to(tensor, copy=True) for name in ADAM_STATE}

@@ -10,6 +10,7 @@ import torch
 
 from ..concepts import Vector
 from .frozen_model import FrozenModel
+from .objective import Reach
 from .observer import Observer, Progress
 from .optimiser import VectorOptimiser
 from .preview import Preview
@@ -66,7 +67,7 @@ class Run:
         self,
         errors: torch.Tensor,
         weights: torch.Tensor | None = None,
-        reach: torch.Tensor | None = None,
+        reach: Reach | None = None,
         change: torch.Tensor | None = None,
     ) -> None:
         """The backward pass of `VectorOptimiser.backward`, which counts as an evaluation an image."""
