@@ -145,7 +145,7 @@ class DiscoverConcept(SearchableNode):
                     default=True,
                     optional=True,
                     tooltip="Scales the finished vector so that at strength 1 it goes as far as the concept prompt "
-                    "itself: down, or up to 1.4 times (distilled only).",
+                    "itself: down, or up to 1.6 times (distilled only).",
                 ),
                 io.Boolean.Input(
                     "measure_range",

@@ -379,6 +379,7 @@ def test_calibration_scales_a_vector_to_a_reach_of_1(monkeypatch):
         (1.0, 0.2, 1.0),
         (0.8, 0.6, 1.25),
         (0.5, 0.6, 1.56),
+        (0.5, 0.8, 1.6),
         (0.5, 0.2, 1.02),
         (0.5, 0.1, 1.0),
         (0.5, None, 1.0),

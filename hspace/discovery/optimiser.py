@@ -12,9 +12,10 @@ from .recipe import Recipe
 from .settings import DiscoverySettings
 
 ADAM_STATE = ("exp_avg", "exp_avg_sq")
-LONGEST_AT_NO_REACH, LONGEST_BY_REACH = 0.75, 1.35
-"""A vector is made at most this times as long, plus that times its reach in clear states: the less of its concept it
-explains where the image shows it by now, the sooner it harms when it is longer (docs/decisions.md)."""
+LONGEST, LONGEST_AT_NO_REACH, LONGEST_BY_REACH = 1.6, 0.75, 1.35
+"""A vector is made at most so many times as long, and at most the second plus the third times its reach in clear
+states: the less of its concept it explains where the image shows it by now, the sooner it harms when it is longer
+(docs/decisions.md). Nothing longer than the first was ever needed."""
 REACH_FROM = 0.75
 """Share of the steps after which the vector is near enough to its end to measure its reach, and to be averaged."""
 
@@ -175,7 +176,7 @@ class VectorOptimiser:
         reach = self.reach or 0.0
         if not (self.settings.calibrate and self.finished and reach > 0):
             return 1.0
-        longest = LONGEST_AT_NO_REACH + LONGEST_BY_REACH * (self.clear_reach or 0.0)
+        longest = min(LONGEST, LONGEST_AT_NO_REACH + LONGEST_BY_REACH * (self.clear_reach or 0.0))
         scale = min(1 / reach, max(1.0, longest))
         return max(1.0, scale) if self.avoids else scale
 
