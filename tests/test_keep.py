@@ -118,9 +118,15 @@ def test_a_stopped_discovery_goes_on_to_the_same_bits():
     assert resumed.losses == whole.losses
     for site, tensor in whole.vector.tensors.items():
         assert torch.equal(resumed.vector.tensors[site], tensor)
-    damaged = replace(partial[0], state={**partial[0].state, "asked": torch.tensor([-1.0, 4.0])})
-    with pytest.raises(ValueError, match="the file is damaged"):
-        find(KEPT, start_from=damaged)
+    for sums in (
+        {"asked": torch.tensor([-1.0, 4.0])},
+        {"clear_reach": torch.tensor([1.0, -4.0])},
+        {"reach": torch.tensor([torch.nan, 4.0])},
+        {"clear_reach": torch.ones(3)},
+    ):
+        damaged = replace(partial[0], state={**partial[0].state, **sums})
+        with pytest.raises(ValueError, match="the file is damaged"):
+            find(KEPT, start_from=damaged)
 
 
 def test_more_to_keep_than_there_are_pairs_and_one_avoid_for_all():

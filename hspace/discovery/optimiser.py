@@ -208,6 +208,7 @@ class VectorOptimiser:
         needed |= {key: torch.Size([2]) for key in ("reach", *sums)}
         fits = all(key in state and state[key].shape == shape for key, shape in needed.items())
         fits = fits and all(total.isfinite().all() and total[1] >= 0 for total in sums.values())
+        fits = fits and sums.get("asked", _NOTHING)[0] >= 0  # a sum of squares; reaches may be negative
         if not fits or "losses" not in state or state["losses"].ndim != 1 or not len(state["losses"]):
             raise ValueError("start_from: the saved optimiser state does not fit its vector; the file is damaged.")
         steps = len(state["losses"])
