@@ -8,9 +8,7 @@ from .base import CATEGORY, SearchableNode
 from .editor import validated
 
 CUSTOM = "custom"
-SHOWN_TEMPLATES = PairTemplates(
-    "a woman {subject}", "a {subject}", "firefighter\nscientist\npolice officer\nmechanic\npilot\nconstruction worker"
-)
+SHOWN_TEMPLATES = PAIR_PRESETS["woman"]
 
 
 class ConceptPrompts(SearchableNode):

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import urllib.request
+from pathlib import Path
 
 from .blueprints import BLUEPRINTS
 from .comfy_server import running_server
+from .comfyui import ROOT
 from .workflow_builder import Out, Workflow, load_vector
 
 STRENGTH = 1.0
@@ -51,7 +53,7 @@ def start_here(flow: Workflow) -> None:
 
 
 def discover_and_steer(flow: Workflow) -> None:
-    """Find "woman" on six professions that the demo model mostly shows as men, then steer a seventh."""
+    """Find "woman" on twelve professions, as many shown as men as women, then steer a thirteenth."""
     flow.at(0)
     model, clip, vae = flow.add("HSpaceLoadDemoModel")
     flow.note(
@@ -68,9 +70,6 @@ def discover_and_steer(flow: Workflow) -> None:
         None,
         (340, 660),
         clip=clip,
-        with_concept="a woman {subject}",
-        without="a {subject}",
-        subjects="firefighter\nscientist\npolice officer\nmechanic\npilot\nconstruction worker",
     )
     flow.note(
         "### 2. What is to be found\nEach subject once with the concept and once without it. The vector learns what "
@@ -487,15 +486,21 @@ def main() -> None:
     """Write them all, with the node definitions of a server that is started for it."""
     with running_server() as server:
         definitions = json.loads(urllib.request.urlopen(f"{server.url}/object_info").read())
+    write_all(definitions, ROOT)
+
+
+def write_all(definitions: dict, root: Path) -> None:
+    """Write `workflows/` and `subgraphs/` below a folder.
+
+    Args:
+        definitions: of all nodes, as a server lists them.
+    """
     for build in WORKFLOWS:
-        flow = Workflow(definitions)
+        flow = Workflow(definitions, root)
         build(flow)
-        name = NAMES.get(build, build.__name__)
-        flow.write(name)
-        print(f"workflows/{name}.json")
+        flow.write(NAMES.get(build, build.__name__))
     for build in BLUEPRINTS:
-        build(Workflow(definitions))
-        print(f"subgraphs: {build.__name__}")
+        build(Workflow(definitions, root))
 
 
 if __name__ == "__main__":

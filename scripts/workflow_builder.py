@@ -10,6 +10,7 @@ import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from .comfyui import ROOT
 
@@ -31,9 +32,15 @@ class Out:
 
 @dataclass
 class Workflow:
-    """A workflow under construction; nodes stack downwards in the current column of the current group."""
+    """A workflow under construction; nodes stack downwards in the current column of the current group.
+
+    Attributes:
+        definitions: of all nodes, as a server lists them.
+        root: the folder that its file is written below.
+    """
 
     definitions: dict
+    root: Path = ROOT
     nodes: list[dict] = field(default_factory=list)
     links: list[list] = field(default_factory=list)
     groups: list[dict] = field(default_factory=list)
@@ -139,7 +146,7 @@ class Workflow:
             "extra": self.extra,
             "version": 0.4,
         }
-        (ROOT / "workflows" / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+        self._write("workflows", name, content)
 
     def write_blueprint(
         self, name: str, text: str, into: tuple[str, int, str], out_of: list[Out], widgets: list[tuple[Out, str]]
@@ -210,9 +217,11 @@ class Workflow:
             "definitions": {"subgraphs": [inner]},
             "extra": {"BlueprintDescription": text},
         }
-        folder = ROOT / "subgraphs"
-        folder.mkdir(exist_ok=True)
-        (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+        self._write("subgraphs", name, content)
+
+    def _write(self, folder: str, name: str, content: dict) -> None:
+        (self.root / folder).mkdir(exist_ok=True)
+        (self.root / folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
 
     def _place(self, number, kind, title, slots, outputs, values, width, height, **look):
         node = {

@@ -13,9 +13,12 @@ import pytest
 import torch
 
 from helpers import ROOT
+from scripts.build_workflows import write_all
 from scripts.comfy_server import running_server
 
 WORKFLOW = ROOT / "workflows" / "discover_and_steer.json"
+WRITTEN_WITH = "0.3.75"
+"""The ComfyUI that `make setup` gets."""
 OUTPUTS = ("SaveImage", "PreviewImage", "HSpaceSaveConcept")
 
 
@@ -35,6 +38,18 @@ def small(server, **changes):
         if node["class_type"] == "KSampler":
             inputs["steps"] = 3
     return prompt
+
+
+def test_files_for_the_editor_are_what_the_script_writes(server, tmp_path):
+    """Else a default that has changed stays in a workflow that was not written anew."""
+    if get(server, "/system_stats")["system"]["comfyui_version"] != WRITTEN_WITH:
+        pytest.skip(f"stock nodes of another ComfyUI than {WRITTEN_WITH} may have other widgets")
+    write_all(get(server, "/object_info"), tmp_path)
+    written = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.json"))
+    shipped = [path.relative_to(ROOT) for name in ("subgraphs", "workflows") for path in (ROOT / name).glob("*.json")]
+    assert written == sorted(shipped)
+    for path in written:
+        assert (tmp_path / path).read_text() == (ROOT / path).read_text(), path
 
 
 def test_loads_quietly_and_fast(server):
