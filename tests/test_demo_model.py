@@ -8,6 +8,7 @@ import torch
 from demo.captions import ARMED, PROFESSIONS, caption, majority_gender, random_person, vocabulary
 from demo.classifier import load_classifier
 from demo.generate import sample_and_judge, sample_images
+from demo.loader import load_sampling_model
 from helpers import ROOT
 
 WEIGHTS = ROOT / "demo" / "weights"
@@ -103,3 +104,10 @@ def test_images_depend_on_their_own_seed_only(demo_model):
     one = sample_images(*demo_model, [caption("judge")], [7], steps=3)
     many = sample_images(*demo_model, [caption("cook"), caption("judge")], [1, 7], steps=3)
     torch.testing.assert_close(one[0], many[1], rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize(("capability", "dtype"), [("AVX2", torch.float32), ("AVX512", torch.bfloat16)])
+def test_no_bfloat16_where_a_cpu_has_to_emulate_it(monkeypatch, capability, dtype):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    model, _, vae = load_sampling_model()
+    assert model.model.get_dtype() == vae.vae_dtype == dtype
