@@ -77,8 +77,8 @@ def test_shipped_workflow_runs_and_shows_progress(server):
 
     direction = load_concept(vector)
     assert direction.family == "EmojiModel"
-    assert direction.provenance.concept_prompt.startswith("a woman firefighter | a woman scientist")
-    assert direction.provenance.base_prompt.startswith("a firefighter | a scientist")
+    assert direction.provenance.concept_prompt.startswith("a woman firefighter | a woman teacher")
+    assert direction.provenance.base_prompt.startswith("a firefighter | a teacher")
     values = [
         event["data"]["value"] for event in events if event.get("type") == "progress" and event["data"]["max"] == 8
     ]
