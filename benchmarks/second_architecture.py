@@ -250,13 +250,8 @@ def train(
     The latents are the smaller ones for the first `smaller_seconds`. The weights become their moving average. Returns
     what was done, in words.
     """
-    device, began, step, smaller_steps, losses = (
-        comfy.model_management.get_torch_device(),
-        time.perf_counter(),
-        0,
-        0,
-        [],
-    )
+    device, began = comfy.model_management.get_torch_device(), time.perf_counter()
+    step, smaller_steps, losses = 0, 0, []
     sizes = {data: size_embedding(model, 8 * data.latents.shape[-1]).to(device) for data in (larger, smaller)}
     unet = model.diffusion_model.to(device).train()
     initialise(unet)

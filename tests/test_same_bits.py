@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.common import device_name
 from helpers import ROOT, TinyVPrediction, conditioning, random_vector, run_node, tiny_model
 from hspace.files import load_concept
 
@@ -60,13 +61,8 @@ CASES = {
 
 def environment() -> str:
     """The machine and libraries that the last bits of a result depend on."""
-    model = ""
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
-    capability = torch.backends.cpu.get_cpu_capability()
     versions = f"torch {torch.__version__}, numpy {np.__version__}"
-    return f"{model}, {capability}, {torch.get_num_threads()} threads, {versions}"
+    return f"{device_name()}, {torch.get_num_threads()} threads, {versions}"
 
 
 def summary(values: torch.Tensor) -> dict:

@@ -18,8 +18,6 @@ states: the less of its concept it explains where the image shows it by now, the
 (docs/decisions.md). Nothing longer than the first was ever needed."""
 REACH_FROM = 0.75
 """Share of the steps after which the vector is near enough to its end to measure its reach, and to be averaged."""
-
-
 _OPTIONAL_SUMS = ("clear_reach", "asked")
 """A sum and what it is of, in the state of a vector, where there was something to sum."""
 _NOTHING = torch.zeros(2, dtype=torch.float64)
