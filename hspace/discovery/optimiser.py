@@ -9,6 +9,7 @@ import torch
 
 from .objective import Reach
 from .recipe import Recipe
+from .running_mean import RunningMean
 from .settings import DiscoverySettings
 
 ADAM_STATE = ("exp_avg", "exp_avg_sq")
@@ -18,9 +19,9 @@ states: the less of its concept it explains where the image shows it by now, the
 (docs/decisions.md). Nothing longer than the first was ever needed."""
 REACH_FROM = 0.75
 """Share of the steps after which the vector is near enough to its end to measure its reach, and to be averaged."""
-_OPTIONAL_SUMS = ("clear_reach", "asked")
-"""A sum and what it is of, in the state of a vector, where there was something to sum."""
-_NOTHING = torch.zeros(2, dtype=torch.float64)
+_MEANS = {"reach": {}, "clear_reach": {}, "asked": {"signed": False}}
+"""Options of the means in the state of a vector. The first is always there, the others where they are of something."""
+_DAMAGED = "start_from: the saved optimiser state does not fit its vector; the file is damaged."
 
 
 class VectorOptimiser:
@@ -46,9 +47,7 @@ class VectorOptimiser:
         self.adam = torch.optim.Adam(groups, betas=recipe.betas)
         self.losses: list[float] = []
         self.rms: dict[int, float] | None = None
-        self._reach_sum, self._reach_steps = 0.0, 0.0
-        self._clear_reach_sum, self._clear_images = 0.0, 0.0
-        self._asked_sum, self._asked_images = 0.0, 0.0
+        self._means = {name: RunningMean(**options) for name, options in _MEANS.items()}
         self._errors: list[torch.Tensor] = []
         self._reaches: list[Reach] = []
         self._changes: list[torch.Tensor] = []
@@ -142,29 +141,26 @@ class VectorOptimiser:
         self.losses.append(loss)
         if self._reaches:
             values, clear = (torch.cat(parts) for parts in zip(*self._reaches, strict=True))
-            self._reach_sum += values.mean().item()
-            self._reach_steps += 1
-            self._clear_reach_sum += values[clear].sum().item()
-            self._clear_images += clear.sum().item()
+            self._means["reach"].add(values.mean())
+            self._means["clear_reach"].add(values[clear])
         if self._changes:
-            changes = torch.cat(self._changes)
-            self._asked_sum += changes.sum().item()
-            self._asked_images += len(changes)
+            self._means["asked"].add(torch.cat(self._changes))
 
     @property
     def change_asked(self) -> float:
         """Mean square of what was asked of an image so far; before the first one 1, that of what a model predicts."""
-        return self._asked_sum / self._asked_images if self._asked_images else 1.0
+        asked = self._means["asked"].value
+        return 1.0 if asked is None else asked
 
     @property
     def reach(self) -> float | None:
         """Mean reach of the vector over the last steps; None where it was not measured."""
-        return self._reach_sum / self._reach_steps if self._reach_steps else None
+        return self._means["reach"].value
 
     @property
     def clear_reach(self) -> float | None:
         """The same over clear states alone; None where there were none."""
-        return self._clear_reach_sum / self._clear_images if self._clear_images else None
+        return self._means["clear_reach"].value
 
     @property
     def scale(self) -> float:
@@ -180,14 +176,8 @@ class VectorOptimiser:
 
     def state(self) -> dict[str, torch.Tensor]:
         """The tensors that `resume` needs: Adam's moments, the losses, and the sizes of h that rates refer to."""
-        state = {
-            "losses": torch.tensor(self.losses, dtype=torch.float64),
-            "reach": torch.tensor([self._reach_sum, self._reach_steps], dtype=torch.float64),
-        }
-        if self._clear_images:
-            state["clear_reach"] = torch.tensor([self._clear_reach_sum, self._clear_images], dtype=torch.float64)
-        if self._asked_images:
-            state["asked"] = torch.tensor([self._asked_sum, self._asked_images], dtype=torch.float64)
+        state = {"losses": torch.tensor(self.losses, dtype=torch.float64)}
+        state |= {name: mean.state() for name, mean in self._means.items() if mean.count or name == "reach"}
         for site, tensor in self.tensors.items():
             moments = self.adam.state.get(tensor, {})
             state[_key("rms", site)] = torch.tensor(1.0 if self.rms is None else self.rms[site])
@@ -202,20 +192,17 @@ class VectorOptimiser:
         """
         needed = {_key(name, site): tensor.shape for site, tensor in self.tensors.items() for name in ADAM_STATE}
         needed |= {_key("rms", site): torch.Size([]) for site in self.tensors}
-        sums = {key: state[key].double() for key in ("reach", *_OPTIONAL_SUMS) if key in state}
-        needed |= {key: torch.Size([2]) for key in ("reach", *sums)}
-        fits = all(key in state and state[key].shape == shape for key, shape in needed.items())
-        fits = fits and all(total.isfinite().all() and total[1] >= 0 for total in sums.values())
-        fits = fits and sums.get("asked", _NOTHING)[0] >= 0  # a sum of squares; reaches may be negative
+        fits = "reach" in state and all(key in state and state[key].shape == shape for key, shape in needed.items())
         if not fits or "losses" not in state or state["losses"].ndim != 1 or not len(state["losses"]):
-            raise ValueError("start_from: the saved optimiser state does not fit its vector; the file is damaged.")
+            raise ValueError(_DAMAGED)
+        try:
+            self._means = {name: RunningMean(state.get(name), **options) for name, options in _MEANS.items()}
+        except ValueError as error:
+            raise ValueError(_DAMAGED) from error
         steps = len(state["losses"])
         # A run that was to be as short as this, or shorter, takes one more step.
         self.losses = state["losses"][: self.settings.steps - 1].tolist()
         self.rms = {site: state[_key("rms", site)].item() for site in self.tensors}
-        self._reach_sum, self._reach_steps = sums["reach"].tolist()
-        self._clear_reach_sum, self._clear_images = sums.get("clear_reach", _NOTHING).tolist()
-        self._asked_sum, self._asked_images = sums.get("asked", _NOTHING).tolist()
         for site, tensor in self.tensors.items():
             # Copies: nodes load files in inference mode, and Adam may not change such tensors in place.
             moments = {name: state[_key(name, site)].to(tensor, copy=True) for name in ADAM_STATE}
