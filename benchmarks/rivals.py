@@ -37,7 +37,7 @@ def respodiff(run: Run, samples: Samples) -> torch.Tensor:
     """
     while not run.finished:
         pairs = run.pairs(run.optimiser.step)
-        x, sigma = _state_of_run(run, pairs, run.optimiser.snapshot())
+        x, sigma = _state_of_run(run, pairs, run.optimiser.addition.scaled(1.0))
         run.report(teach(run, x, sigma, pairs))
     return x
 
@@ -109,7 +109,7 @@ def discover_slider(bench: Bench, task: Task, seed: int) -> tuple[Steer, int]:
 
 def _learn_slider(run: Run, slider: Slider) -> torch.Tensor:
     """Steps towards `base + g (concept - base)` on states of runs with the LoRA; the vector stays zero."""
-    optimiser, nothing = torch.optim.AdamW(slider.parameters(), lr=SLIDER_RATE), run.optimiser.snapshot()
+    optimiser, nothing = torch.optim.AdamW(slider.parameters(), lr=SLIDER_RATE), run.optimiser.addition.scaled(1.0)
     while not run.finished:
         pairs = run.pairs(run.optimiser.step)
         with slider.on_the_model():

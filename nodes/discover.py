@@ -192,6 +192,16 @@ class DiscoverConcept(SearchableNode):
                     tooltip="Prompts whose images the vector must leave as they are, about as many as there are pairs: "
                     "for a concept that takes something away, subjects that have none of it (distilled only).",
                 ),
+                io.Int.Input(
+                    "response_rank",
+                    default=0,
+                    min=0,
+                    max=64,
+                    optional=True,
+                    tooltip="Lets what is added depend on the image: beside its constants, the vector gets a linear "
+                    "map of this rank at each site. 4 helps with traits that lie between two others, such as a medium "
+                    "skin tone. 0: the same is added to every image (distilled only).",
+                ),
             ],
             outputs=[
                 ConceptVector.Output(display_name="concept", tooltip="The vector. Connect to Save and to Apply."),

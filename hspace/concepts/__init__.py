@@ -9,6 +9,7 @@ from .normalised import NormalisedSum
 from .provenance import VERDICTS, Provenance
 from .quoting import NOT_IN_ONE_LINE, quoted
 from .resizing import resize_vector
+from .response import Response, side_by_side
 from .sweep import Sweep
 from .varied import Varied
 from .vector import UnfinishedVector, Vector
@@ -22,6 +23,7 @@ __all__ = [
     "Concept",
     "NormalisedSum",
     "Provenance",
+    "Response",
     "Sum",
     "Sweep",
     "UnfinishedVector",
@@ -32,4 +34,5 @@ __all__ = [
     "parse_weights",
     "quoted",
     "resize_vector",
+    "side_by_side",
 ]

@@ -14,6 +14,7 @@ import torch
 from .concept import Concept
 from .mixing import Examples
 from .provenance import Provenance
+from .response import Response
 
 if TYPE_CHECKING:
     from .choice import Choice
@@ -32,9 +33,11 @@ class Vector(Concept):
         family: base-model family as `Bottleneck.family` names it.
         provenance: how it was found.
         decoder: tensors of further sites by number, `[C, H, W]` or `[C, 1, 1]`, C being the width of the site.
+        responses: by site, what is added there beside the tensor, depending on h.
 
     Raises:
-        ValueError: another number of dimensions, values that are not finite, or a site below 1 among the further ones.
+        ValueError: another number of dimensions, values that are not finite, a site below 1 among the further ones, or
+            a response of another width than its site.
     """
 
     tensor: torch.Tensor
@@ -42,6 +45,7 @@ class Vector(Concept):
     family: str
     provenance: Provenance = field(default_factory=Provenance)
     decoder: Mapping[int, torch.Tensor] = field(default_factory=dict)
+    responses: Mapping[int, Response] = field(default_factory=dict)
 
     def __post_init__(self):
         if any(site < 1 for site in self.decoder):
@@ -53,8 +57,22 @@ class Vector(Concept):
             if not torch.isfinite(tensor).all():
                 raise ValueError(f"Concept '{self.name}' has values that are not finite; find or download it again.")
             tensors[site] = tensor.detach().to("cpu", torch.float32).contiguous().clone()
+        responses = {site: self._checked(site, tensors.get(site), r) for site, r in sorted(self.responses.items())}
         object.__setattr__(self, "tensor", tensors.pop(0))
         object.__setattr__(self, "decoder", MappingProxyType(tensors))
+        object.__setattr__(self, "responses", MappingProxyType(responses))
+
+    def _checked(self, site: int, tensor: torch.Tensor | None, response: Response) -> Response:
+        up, down = (part.detach().to("cpu", torch.float32).contiguous().clone() for part in response)
+        width = 0 if tensor is None else len(tensor)
+        if up.ndim != 2 or not up.shape[1] or up.shape[0] != width or down.shape != up.shape[::-1]:
+            raise ValueError(
+                f"Concept '{self.name}': the response at site {site} is {list(up.shape)} and {list(down.shape)}; "
+                f"[{width}, R] and [R, {width}] are needed. Find or download it again."
+            )
+        if not (torch.isfinite(up).all() and torch.isfinite(down).all()):
+            raise ValueError(f"Concept '{self.name}' has values that are not finite; find or download it again.")
+        return Response(up, down)
 
     @property
     def tensors(self) -> dict[int, torch.Tensor]:
@@ -64,17 +82,24 @@ class Vector(Concept):
     def scaled(self, factor: float) -> Vector:
         """The vector times a number, at every site; `provenance` stays as it is."""
         decoder = {site: factor * tensor for site, tensor in self.decoder.items()}
-        return replace(self, tensor=factor * self.tensor, decoder=decoder)
+        responses = {site: response.scaled(factor) for site, response in self.responses.items()}
+        return replace(self, tensor=factor * self.tensor, decoder=decoder, responses=responses)
 
     def __reduce__(self):
         # A mapping proxy cannot be copied or pickled, and packs deep-copy what travels through graphs.
-        return Vector, (self.tensor, self.name, self.family, self.provenance, dict(self.decoder))
+        return Vector, self._values
+
+    @property
+    def _values(self) -> tuple:
+        return self.tensor, self.name, self.family, self.provenance, dict(self.decoder), dict(self.responses)
 
     @cached_property
     def _content(self) -> str:
         digest = hashlib.sha256(f"{self.family}|{self.name}|".encode())
         for site, tensor in self.tensors.items():
             digest.update(f"{site}|{list(tensor.shape)}|".encode() + tensor.numpy().tobytes())
+        for site, response in self.responses.items():
+            digest.update(f"{site}|{response.rank}|".encode() + b"".join(part.numpy().tobytes() for part in response))
         return digest.hexdigest()
 
     def __eq__(self, other):
@@ -133,5 +158,4 @@ class UnfinishedVector(Vector):
         object.__setattr__(self, "state", MappingProxyType(dict(self.state)))
 
     def __reduce__(self):
-        values = (self.tensor, self.name, self.family, self.provenance, dict(self.decoder), dict(self.state))
-        return UnfinishedVector, values
+        return UnfinishedVector, (*self._values, dict(self.state))

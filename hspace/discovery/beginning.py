@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import torch
 
 from ..bottleneck import Bottleneck
-from ..concepts import Vector
+from ..concepts import Response, UnfinishedVector, Vector
 from .prompt_pairs import PromptPairs
 from .recipe import Recipe
 from .settings import PUBLISHED_RATE, DiscoverySettings
@@ -48,6 +49,31 @@ def start_vector(
     random = generator(settings.seed, Stream.START)
     tensors = {site: recipe.start * (2 * torch.rand(s, generator=random) - 1) for site, s in enumerate(shapes)}
     return Vector(tensors.pop(0), settings.name, bottleneck.family, decoder=tensors)
+
+
+def with_responses(vector: Vector, settings: DiscoverySettings) -> Vector:
+    """The vector with responses of the wanted rank that add nothing yet, where it has none and may get some.
+
+    An unfinished vector goes on as it began, and `paper` knows of constants only.
+
+    Raises:
+        ValueError: the vector has responses, and the method is `paper`.
+    """
+    if settings.method == "paper":
+        if vector.responses:
+            raise ValueError(
+                f"start_from: what '{vector.name}' adds depends on the image, which the published method does not know "
+                "of. Choose the method distilled, or start from another vector."
+            )
+        return vector
+    if vector.responses or isinstance(vector, UnfinishedVector) or not settings.response_rank:
+        return vector
+    responses = {}
+    for site, tensor in vector.tensors.items():
+        shape = settings.response_rank, len(tensor)
+        down = torch.randn(shape, generator=generator(settings.seed, Stream.RESPONSE_START, site)) / shape[1] ** 0.5
+        responses[site] = Response(torch.zeros(shape[::-1]), down)
+    return replace(vector, responses=responses)
 
 
 def latent_shape(

@@ -19,9 +19,10 @@ import torch
 from ..bottleneck import Bottleneck, base_model, find_bottleneck
 from ..comfy_compat import patched_weights, unet_structure, with_role
 from ..comfy_weights import decoder_layers, set_conds
-from ..concepts import Provenance, UnfinishedVector, Vector
+from ..concepts import Provenance, Response, UnfinishedVector, Vector
 from ..version import CREATED_WITH
-from .beginning import beginning_note, latent_shape, start_vector
+from .addition import Addition
+from .beginning import beginning_note, latent_shape, start_vector, with_responses
 from .frozen_model import FrozenModel
 from .gradients import gradients_through, recomputing, to_normal
 from .observer import Observer
@@ -95,6 +96,7 @@ def discover(
     if start_from is None:
         start_from = start_vector(bottleneck, settings, recipe, shape)
     bottleneck.check_fits(start_from)
+    start_from = with_responses(start_from, settings)
     if text := beginning_note(bottleneck, pairs, settings, samples):
         observer.note(text)
     sampled = 0
@@ -178,7 +180,11 @@ class _DiscoverySampler(comfy.samplers.Sampler):
             prompts = PreparedPairs(to_normal(model_wrap.conds), len(self.pairs.keep or ()))
             frozen = FrozenModel(model, prompts, extra_args["model_options"])
             start = {site: tensor.to(noise.device, copy=True) for site, tensor in self.start_from.tensors.items()}
-            optimiser = VectorOptimiser(start, self.recipe, settings, self.pairs.avoid is not None)
+            responses = {
+                site: Response(*(tensor.to(noise.device, copy=True) for tensor in response))
+                for site, response in self.start_from.responses.items()
+            }
+            optimiser = VectorOptimiser(start, self.recipe, settings, self.pairs.avoid is not None, responses)
             run = self._run = Run(
                 settings, self.recipe, frozen, optimiser, tuple(noise.shape), noise.device, self.observer, self.vector
             )
@@ -192,7 +198,7 @@ class _DiscoverySampler(comfy.samplers.Sampler):
                 run.preview = Preview(frozen, noise.shape[1:], self.observer.preview_every, settings.seed, noise.device)
             latents = self.recipe.states(run, self.samples)
             if settings.measure_range:
-                vector = {site: optimiser.scale * tensor.detach() for site, tensor in optimiser.addition.items()}
+                vector = optimiser.addition.scaled(optimiser.scale)
                 self.strengths = measure_range(frozen, vector, noise.shape[1:], settings.seed, settings.batch_size)
             return latents
 
@@ -210,9 +216,11 @@ class _DiscoverySampler(comfy.samplers.Sampler):
     def vector(self) -> Vector:
         """The vector as it is so far."""
         optimiser = self.run.optimiser
-        learnt = optimiser.addition if optimiser.finished else optimiser.tensors
-        tensors = {site: tensor.detach() * optimiser.scale for site, tensor in learnt.items()}
-        values = (tensors.pop(0), self.settings.name, self.bottleneck.family, self._provenance(), tensors)
+        learnt = optimiser.addition if optimiser.finished else Addition(optimiser.tensors, optimiser.responses)
+        learnt = learnt.scaled(optimiser.scale)
+        tensors = dict(learnt.constants)
+        names = self.settings.name, self.bottleneck.family
+        values = (tensors.pop(0), *names, self._provenance(), tensors, learnt.responses)
         return Vector(*values) if optimiser.finished else UnfinishedVector(*values, self.run.state())
 
     def _provenance(self) -> Provenance:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -12,11 +12,9 @@ import comfy.samplers
 import torch
 
 from .. import comfy_compat as compat
-from ..concepts import resize_vector
+from .addition import Addition
 from .prompt_pairs import PreparedPairs
 
-Addition = Mapping[int, torch.Tensor]
-"""What is added to h, by site."""
 _MAY_READ_ONE_LEVEL = (
     "patches",
     "patches_replace",
@@ -46,7 +44,7 @@ class FrozenModel:
 
     def __post_init__(self):
         self.options = compat.on_one_device(self.options)
-        self._added: Mapping[int, torch.Tensor] = {}
+        self._added = Addition({})
         self._steered_options = self._options_with(self._patch)
 
     @property
@@ -74,8 +72,7 @@ class FrozenModel:
             prompts: as `PreparedPairs` gives them.
             x: states `[B, C, h, w]`.
             sigma: `[B]`.
-            add: tensors to add to h, by site: `[C, H, W]`, resized where h has another size, or `[C, 1, 1]`. Gradients
-                go through them.
+            add: what to add to h.
         """
         self.evaluations += x.shape[0] * len(prompts)
         if add is None:
@@ -156,5 +153,4 @@ class FrozenModel:
 
     def _patch(self, h, hsp, transformer_options):
         part, site = transformer_options["block"]
-        added = self._added.get(site) if part == compat.DECODER else None
-        return (h if added is None else h + resize_vector(added, h.shape[2:]).to(h.dtype)), hsp
+        return (self._added.to(h, site) if part == compat.DECODER else h), hsp

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 import torch
 
+from ..concepts import Response
+from .addition import Addition
 from .objective import Reach
 from .recipe import Recipe
 from .running_mean import RunningMean
@@ -17,6 +19,9 @@ LONGEST, LONGEST_AT_NO_REACH, LONGEST_BY_REACH = 1.6, 0.75, 1.35
 """A vector is made at most so many times as long, and at most the second plus the third times its reach in clear
 states: the less of its concept it explains where the image shows it by now, the sooner it harms when it is longer
 (docs/decisions.md). Nothing longer than the first was ever needed."""
+RESPONSE_RATE = 0.01
+"""Learning rate of a response, which is relative to h itself, as a share of that of a constant, which is relative to
+the RMS of h."""
 REACH_FROM = 0.75
 """Share of the steps after which the vector is near enough to its end to measure its reach, and to be averaged."""
 _MEANS = {"reach": {}, "clear_reach": {}, "asked": {"signed": False}}
@@ -31,6 +36,7 @@ class VectorOptimiser:
         tensors: by site, float32 `[C, H, W]` or `[C, 1, 1]` on the model's device; changed in place.
         recipe: learning rate and betas.
         settings: steps, learning rate, spatial mean and calibration.
+        responses: what is added beside them depending on h, by site; changed in place as well.
         avoids: true where there are prompts to stay away from, so that a vector is to go beyond its concept.
 
     Attributes:
@@ -39,11 +45,18 @@ class VectorOptimiser:
     """
 
     def __init__(
-        self, tensors: Mapping[int, torch.Tensor], recipe: Recipe, settings: DiscoverySettings, avoids: bool = False
+        self,
+        tensors: Mapping[int, torch.Tensor],
+        recipe: Recipe,
+        settings: DiscoverySettings,
+        avoids: bool = False,
+        responses: Mapping[int, Response] | None = None,
     ):
         self.tensors = {site: tensor.requires_grad_(True) for site, tensor in tensors.items()}
+        self.responses = {site: Response(*(t.requires_grad_(True) for t in r)) for site, r in (responses or {}).items()}
         self.recipe, self.settings, self.avoids = recipe, settings, avoids
         groups = [{"params": [tensor]} for tensor in self.tensors.values()]
+        groups += [{"params": [*response]} for response in self.responses.values()]
         self.adam = torch.optim.Adam(groups, betas=recipe.betas)
         self.losses: list[float] = []
         self.rms: dict[int, float] | None = None
@@ -68,26 +81,29 @@ class VectorOptimiser:
         return self.step + 1 > REACH_FROM * self.settings.steps
 
     @property
-    def addition(self) -> dict[int, torch.Tensor]:
-        """The tensors to add to h at the next step: `[C, H, W]`, or with `spatial_mean` near the end `[C, 1, 1]`."""
+    def addition(self) -> Addition:
+        """What to add to h at the next step: constants `[C, H, W]`, or with `spatial_mean` near the end `[C, 1, 1]`."""
         if self.settings.spatial_mean and self.near_end:
-            return {site: tensor.mean((1, 2), keepdim=True) for site, tensor in self.tensors.items()}
-        return self.tensors
-
-    def snapshot(self) -> dict[int, torch.Tensor]:
-        """Copies of the tensors as they are, by site, without a graph."""
-        return {site: tensor.detach().clone() for site, tensor in self.tensors.items()}
-
-    @torch.no_grad()
-    def restore(self, tensors: Mapping[int, torch.Tensor]) -> None:
-        """Set the tensors to the values of a `snapshot`."""
-        for site, tensor in self.tensors.items():
-            tensor.copy_(tensors[site])
+            means = {site: tensor.mean((1, 2), keepdim=True) for site, tensor in self.tensors.items()}
+            return Addition(means, self.responses)
+        return Addition(self.tensors, self.responses)
 
     def learning_rate(self, site: int) -> float:
         """The rate of the next step at a site."""
-        rms = 1.0 if self.rms is None else self.rms[site]
-        return self.recipe.learning_rate(self.settings.learning_rate, self.step / self.settings.steps, rms)
+        return self.recipe.learning_rate(
+            self.settings.learning_rate, self.step / self.settings.steps, self.rms_at(site)
+        )
+
+    def rms_at(self, site: int) -> float:
+        """Root mean square of h at a site; 1 until it is measured."""
+        return 1.0 if self.rms is None else self.rms[site]
+
+    @property
+    def _learnt(self) -> list[tuple[str, int, torch.Tensor]]:
+        """All tensors that are learnt, with what tells their state apart: the half of a response, and the site."""
+        constants = [("", site, tensor) for site, tensor in self.tensors.items()]
+        halves = [(f"_{half}", site, t) for site, r in self.responses.items() for half, t in r._asdict().items()]
+        return constants + halves
 
     def begin(self) -> None:
         """Begin a step anew; whatever `backward` gathered since the last one is dropped."""
@@ -125,8 +141,8 @@ class VectorOptimiser:
         """
         errors = torch.cat(self._errors)
         loss = errors.mean().item()
-        gradients = [tensor.grad for tensor in self.tensors.values() if tensor.grad is not None]
-        finite = len(gradients) == len(self.tensors) and all(torch.isfinite(gradient).all() for gradient in gradients)
+        gradients = [tensor.grad for _, _, tensor in self._learnt if tensor.grad is not None]
+        finite = len(gradients) == len(self._learnt) and all(torch.isfinite(gradient).all() for gradient in gradients)
         if not (finite and math.isfinite(loss)):
             raise FloatingPointError(
                 f"Discovery stopped at step {self.step + 1}: the loss is not a number. Lower learning_rate or "
@@ -135,8 +151,11 @@ class VectorOptimiser:
         for gradient in gradients:
             gradient /= len(errors)
         # Loops of benchmarks add groups of their own after these.
-        for site, group in zip(self.tensors, self.adam.param_groups, strict=False):
+        constants, responses = self.adam.param_groups[: len(self.tensors)], self.adam.param_groups[len(self.tensors) :]
+        for site, group in zip(self.tensors, constants, strict=True):
             group["lr"] = self.learning_rate(site)
+        for site, group in zip(self.responses, responses, strict=False):
+            group["lr"] = RESPONSE_RATE * self.learning_rate(site) / self.rms_at(site)
         self.adam.step()
         self.losses.append(loss)
         if self._reaches:
@@ -178,10 +197,10 @@ class VectorOptimiser:
         """The tensors that `resume` needs: Adam's moments, the losses, and the sizes of h that rates refer to."""
         state = {"losses": torch.tensor(self.losses, dtype=torch.float64)}
         state |= {name: mean.state() for name, mean in self._means.items() if mean.count or name == "reach"}
-        for site, tensor in self.tensors.items():
+        state |= {_key("rms", site): torch.tensor(self.rms_at(site)) for site in self.tensors}
+        for half, site, tensor in self._learnt:
             moments = self.adam.state.get(tensor, {})
-            state[_key("rms", site)] = torch.tensor(1.0 if self.rms is None else self.rms[site])
-            state |= {_key(name, site): moments[name] for name in ADAM_STATE if name in moments}
+            state |= {_key(name + half, site): moments[name] for name in ADAM_STATE if name in moments}
         return state
 
     def resume(self, state: Mapping[str, torch.Tensor]) -> None:
@@ -190,7 +209,7 @@ class VectorOptimiser:
         Raises:
             ValueError: the state does not belong to this vector.
         """
-        needed = {_key(name, site): tensor.shape for site, tensor in self.tensors.items() for name in ADAM_STATE}
+        needed = {_key(name + half, site): t.shape for half, site, t in self._learnt for name in ADAM_STATE}
         needed |= {_key("rms", site): torch.Size([]) for site in self.tensors}
         fits = "reach" in state and all(key in state and state[key].shape == shape for key, shape in needed.items())
         if not fits or "losses" not in state or state["losses"].ndim != 1 or not len(state["losses"]):
@@ -203,9 +222,9 @@ class VectorOptimiser:
         # A run that was to be as short as this, or shorter, takes one more step.
         self.losses = state["losses"][: self.settings.steps - 1].tolist()
         self.rms = {site: state[_key("rms", site)].item() for site in self.tensors}
-        for site, tensor in self.tensors.items():
+        for half, site, tensor in self._learnt:
             # Copies: nodes load files in inference mode, and Adam may not change such tensors in place.
-            moments = {name: state[_key(name, site)].to(tensor, copy=True) for name in ADAM_STATE}
+            moments = {name: state[_key(name + half, site)].to(tensor, copy=True) for name in ADAM_STATE}
             self.adam.state[tensor] = {"step": torch.tensor(float(steps)), **moments}
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from .frozen_model import Addition, FrozenModel
+from .addition import Addition
+from .frozen_model import FrozenModel
 
 IMAGES, STEPS, CFG = 2, 5, 4.0
 
@@ -38,7 +39,7 @@ class Preview:
         """One latent `[1, C, 2 h, IMAGES * w]`: unsteered above, steered below as of the last multiple of `every`.
 
         Args:
-            vector: by site, as it is after this step.
+            vector: as it is after this step.
             step: number of the step.
             last: true for the last step, which is always shown.
         """

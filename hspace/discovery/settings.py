@@ -12,6 +12,7 @@ OWN_SITES = {"distilled": "decoder", "paper": "bottleneck"}
 AMOUNTS = {"distilled": {"steps": 125, "sample_count": 112}, "paper": {"steps": 2500, "sample_count": 1000}}
 """What 0 stands for, by method; the paper's are those of the authors' code: 20 epochs of 1000 images, 8 at a time."""
 PUBLISHED_RATE = 0.1
+MAX_RESPONSE_RANK = 64
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class DiscoverySettings:
         gradient_checkpointing: compute the decoder's activations again in the backward pass instead of keeping them.
         sites: "bottleneck": a map of h, as published. "decoder": one value a channel at the entrance of each decoder
             block, the bottleneck included, learnt together. "auto": the method's own (`OWN_SITES`).
+        response_rank: `distilled`: rank of what is learnt beside each constant, a linear map of h (`Response`), so that
+            what is added depends on the image; 0 for constants alone.
         spatial_mean: learn a map, then keep its mean, one value a channel; the last steps already learn with it.
     """
 
@@ -54,6 +57,7 @@ class DiscoverySettings:
     gradient_checkpointing: bool = False
     spatial_mean: bool = False
     sites: str = "auto"
+    response_rank: int = 0
 
     def __post_init__(self):
         check_name(self.name)
@@ -69,6 +73,8 @@ class DiscoverySettings:
         for key in ("steps", "batch_size", "sample_count"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key}: {getattr(self, key)} is too small; 1 is the least.")
+        if not 0 <= self.response_rank <= MAX_RESPONSE_RANK:
+            raise ValueError(f"response_rank: {self.response_rank} is not from 0 to {MAX_RESPONSE_RANK}.")
         for key in ("learning_rate", "guidance"):
             if not (math.isfinite(getattr(self, key)) and getattr(self, key) > 0):
                 raise ValueError(f"{key}: {getattr(self, key)} must be a positive number.")

@@ -18,6 +18,7 @@ class Stream(IntEnum):
     RANGE_JUDGEMENT = 6
     EPOCHS = 7
     START = 8
+    RESPONSE_START = 9
 
 
 def generator(seed: int, stream: int, *place: int) -> torch.Generator:

@@ -18,8 +18,9 @@ import numpy as np
 import torch
 
 from ..concepts import VERDICTS
+from .addition import Addition
 from .distilled import ROLL_OUT_CFG
-from .frozen_model import Addition, FrozenModel
+from .frozen_model import FrozenModel
 from .objective import mean_square, prediction_scale
 from .streams import Stream, generator
 
@@ -149,11 +150,11 @@ def measure_range(
 
     Args:
         model: with the pairs of prompts that the vector was found on.
-        vector: by site, float32 `[C, H, W]` or `[C, 1, 1]` on the model's device.
+        vector: what is judged, at strength 1.
         shape: of a latent, `[C, h, w]`.
         batch_size: images at a time.
     """
-    device = next(iter(vector.values())).device
+    device = next(iter(vector.constants.values())).device
 
     def judge(add: Addition | None, role: str = "base") -> tuple[torch.Tensor, torch.Tensor]:
         comfy.model_management.throw_exception_if_processing_interrupted()
@@ -164,7 +165,7 @@ def measure_range(
         reference = judge(None, "concept") if "concept" in model.prompts.roles else None
         unsteered = None
         for strength in (0.0, *STRENGTHS):
-            add = {site: strength * tensor for site, tensor in vector.items()} if strength else None
+            add = vector.scaled(strength) if strength else None
             without, with_concept = judge(add)
             best = min(without.mean().item(), with_concept.mean().item())
             unsteered = unsteered or best

@@ -1,7 +1,8 @@
 """Read and write vectors in the pack's own format. Files come from strangers: everything is checked before it is used.
 
 One `*.safetensors` per vector: tensor `direction` for h-space and `decoder.1`, `decoder.2` ... for further sites
-(float32 or float16, `[C, H, W]` or `[C, 1, 1]`), tensors `state.*` where the discovery was not finished, and metadata
+(float32 or float16, `[C, H, W]` or `[C, 1, 1]`), tensors `response_up` `[C, R]` and `response_down` `[R, C]`, numbered
+likewise, where what is added depends on h, tensors `state.*` where the discovery was not finished, and metadata
 of strings. What is not known of the format is refused, and sizes are checked before anything of that size is made.
 """
 
@@ -19,18 +20,18 @@ import safetensors
 import torch
 from safetensors.torch import load, save
 
-from ..concepts import Provenance, UnfinishedVector, Vector, check_finite, quoted
+from ..concepts import Provenance, Response, UnfinishedVector, Vector, check_finite, quoted
 from .modelspec import modelspec, with_kept_modelspec, without_modelspec
 from .names import MAX_NAME, is_name, safe_concept_name
 from .reading import GET_ANOTHER, MAX_BYTES, parse_json, read_file
 from .writing import create_file, replace_file
 
 FORMAT = "hspace-concept-vector"
-FORMAT_VERSIONS = ("1", "2")
-"""1: h-space alone. 2: further tensors `decoder.1`, `decoder.2` ... for the other sites."""
+FORMAT_VERSIONS = ("1", "2", "3")
+"""1: h-space alone. 2: further tensors `decoder.1`, `decoder.2` ... for the other sites. 3: and responses."""
 SUFFIX = ".safetensors"
 MAX_SITES = 32
-MAX_CHANNELS, MAX_SIDE = 8192, 512
+MAX_CHANNELS, MAX_SIDE, MAX_RANK = 8192, 512, 64
 REQUIRED_METADATA = ("format", "format_version", "name", "base_model")
 MAX_HEADER = 2 * 2**20
 """Bytes of the description of the tensors and of all metadata."""
@@ -40,6 +41,7 @@ MAX_TEXT = 2**16
 _OF_THE_FILE = ("format", "format_version", "name", "h_channels")
 """Metadata that belong to the file or to the vector itself, not to its provenance."""
 _SITE_TENSOR = re.compile(r"direction|decoder\.([1-9][0-9]?)", re.ASCII)
+_RESPONSE_TENSOR = re.compile(r"response_(up|down)(?:\.([1-9][0-9]?))?", re.ASCII)
 _STATE_TENSOR = re.compile(r"state\.[a-z][a-z0-9_]{0,39}(?:\.[1-9][0-9]?)?", re.ASCII)
 _VECTOR_DTYPES = ("F32", "F16", "BF16")
 _STATE_DTYPES = {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64, "U8": torch.uint8}
@@ -93,22 +95,41 @@ def parse_concept(content: bytes, name: str) -> Vector:
     provenance = Provenance.from_strings(with_kept_modelspec(texts))
     family = metadata["base_model"].split(":")[0]
     state = {key.removeprefix("state."): tensors.pop(key) for key in list(tensors) if key.startswith("state.")}
+    responses = _responses(name, tensors)
     direction = tensors.pop("direction")
     decoder = {int(key.removeprefix("decoder.")): tensor for key, tensor in tensors.items()}
-    vector = (direction, metadata["name"], family, provenance, decoder)
+    vector = (direction, metadata["name"], family, provenance, decoder, responses)
     return UnfinishedVector(*vector, state) if state else Vector(*vector)
+
+
+def _responses(name: str, tensors: dict[str, torch.Tensor]) -> dict[int, Response]:
+    """The responses by site, whose tensors are taken out of `tensors`; ValueError where a half is missing."""
+    ups, downs = (
+        {
+            int(key.partition(".")[2] or 0): tensors.pop(key)
+            for key in list(tensors)
+            if key.startswith(f"response_{half}")
+        }
+        for half in ("up", "down")
+    )
+    if ups.keys() != downs.keys():
+        raise ValueError(f"{name}: 'response_up' and 'response_down' do not belong together; download it again.")
+    return {site: Response(ups[site], downs[site]) for site in ups}
 
 
 def _to_bytes(vector: Vector, preview: np.ndarray | None) -> bytes:
     state = vector.state if isinstance(vector, UnfinishedVector) else {}
     tensors = {"direction" if site == 0 else f"decoder.{site}": tensor for site, tensor in vector.tensors.items()}
+    for site, response in vector.responses.items():
+        number = f".{site}" if site else ""
+        tensors |= {f"response_up{number}": response.up, f"response_down{number}": response.down}
     for key, tensor in state.items():
         dtype = tensor.dtype if tensor.dtype in _STATE_DTYPES.values() else torch.float32
         tensors[f"state.{key}"] = tensor.detach().to("cpu", dtype, copy=True).contiguous()
     metadata = {
         **without_modelspec(vector.provenance.to_strings()),
         "format": FORMAT,
-        "format_version": FORMAT_VERSIONS[bool(vector.decoder)],
+        "format_version": FORMAT_VERSIONS[2 if vector.responses else bool(vector.decoder)],
         "name": safe_concept_name(vector.name),
         "h_channels": str(vector.tensor.shape[0]),
     }
@@ -183,7 +204,7 @@ def _check_metadata(name: str, metadata: object) -> None:
     if metadata["format_version"] not in FORMAT_VERSIONS:
         raise ValueError(
             f"{name} has format version {quoted(metadata['format_version'])}, this pack reads "
-            f"{' and '.join(FORMAT_VERSIONS)}; update the pack."
+            f"{FORMAT_VERSIONS[0]} to {FORMAT_VERSIONS[-1]}; update the pack."
         )
     if len(metadata) > MAX_TEXTS or any(len(key) > MAX_NAME or len(text) > MAX_TEXT for key, text in metadata.items()):
         raise ValueError(
@@ -211,6 +232,14 @@ def _check_tensor(name: str, key: str, entry: object, version: str) -> int:
             raise ValueError(f"{name}: '{key}' is {quoted(dtype)}; float32 or float16 is needed.")
         if len(shape) != 3 or not (0 < shape[0] <= MAX_CHANNELS and min(shape[1:]) > 0 and max(shape[1:]) <= MAX_SIDE):
             raise ValueError(f"{name}: '{key}' has shape {quoted(shape)}; [C, H, W] of a U-Net bottleneck is needed.")
+    elif (of_response := _RESPONSE_TENSOR.fullmatch(key)) and int(of_response[2] or 0) < MAX_SITES and version == "3":
+        if dtype not in _VECTOR_DTYPES:
+            raise ValueError(f"{name}: '{key}' is {quoted(dtype)}; float32 or float16 is needed.")
+        channels, rank = (shape if of_response[1] == "up" else shape[::-1]) if len(shape) == 2 else (0, 0)
+        if not (0 < channels <= MAX_CHANNELS and 0 < rank <= MAX_RANK):
+            raise ValueError(
+                f"{name}: '{key}' has shape {quoted(shape)}; a matrix of C by R, R at most {MAX_RANK}, is needed."
+            )
     elif _STATE_TENSOR.fullmatch(key):
         if dtype not in _STATE_DTYPES or len(shape) > MAX_STATE_DIMENSIONS or min(shape, default=1) < 1:
             raise ValueError(

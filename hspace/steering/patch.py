@@ -147,7 +147,8 @@ class SteeringPatch:
             if COMPILE_KEY in options.get("wrappers", {}).get(comfy.patcher_extension.WrappersMP.APPLY_MODEL, {}):
                 # Newer versions compile with no guard on transformer_options, and a U-Net traced without a patch would
                 # run without it ever after. Names of keyword arguments are guarded.
-                shapes = call and [(site, *delta.shape) for site, delta in call.deltas.items()]
+                added = call and [*call.deltas.items(), *call.gates.items()]
+                shapes = added and [(site, *tensor.shape) for site, tensor in added]
                 kwargs[f"{RUNS_KEY} {self.key} {shapes} {call is None or call.active is None}"] = None
         return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
@@ -202,11 +203,13 @@ class SteeringPatch:
                 f"on {x.shape[0] // len(chunks)} at a time without saying which. Steer all images alike and set "
                 "apply_to to 'both', or remove that node."
             )
+        vectors = self.concept.vectors()
         call = SteeringCall(
             chunks=chunks,
             images=rows.block,
             coefficients=coefficients,
-            vectors=[vector.tensors for vector in self.concept.vectors()],
+            vectors=[vector.tensors for vector in vectors],
+            responses=[dict(vector.responses) for vector in vectors],
             masks=masks,
             repeats=rows.repeats,
         )
@@ -229,10 +232,7 @@ class SteeringPatch:
             run.ran = True
         if call is None:
             return h, hsp
-        delta = call.deltas[site]
-        if delta.shape[2:] not in (h.shape[2:], (1, 1)):  # something scales h inside the U-Net, e.g. Deep Shrink
-            delta = call.compose(site, h.shape[2:])
-        delta = delta.to(h.device, h.dtype)
+        delta = call.added(site, h)
         if call.active is not None:
             delta = delta * call.active.to(h.dtype)
         return h + delta, hsp

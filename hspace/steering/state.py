@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 
-from ..concepts import resize_vector
+from ..concepts import Response, resize_vector, side_by_side
 from .curve import Curve
 from .masks import resize_mask
 
@@ -66,10 +67,13 @@ class SteeringCall:
         repeats: how many times the chunks follow one another: once, unless tiles of the image are stacked.
         coefficients: float32 `[images, N]`, or `[1, N]` where all images get the same.
         vectors: N times the tensors of a vector by site, `[C, H, W]` or `[C, 1, 1]`, float32.
+        responses: N times the responses of a vector by site.
         masks: a mask `[1 or images, 1, h, w]` for each chunk, or None.
         active: scalar, factor on the strength at this step; None where it is 1 in all of sampling. A tensor, since a
             Python number that changes would recompile the U-Net, and reading it back would wait for the GPU.
         deltas: by site, finished in h's expected size and dtype, or `[..., C, 1, 1]` to broadcast; without `active`.
+        joined: by site, the responses of all vectors as one, in h's dtype.
+        gates: by site, the coefficients on its inner channels, like `deltas`.
     """
 
     chunks: tuple[bool, ...]
@@ -77,24 +81,40 @@ class SteeringCall:
     coefficients: torch.Tensor
     vectors: list[dict[int, torch.Tensor]]
     masks: list[torch.Tensor] | None
+    responses: list[dict[int, Response]] = field(default_factory=list)
     repeats: int = 1
     active: torch.Tensor | None = None
     deltas: dict[int, torch.Tensor] = field(default_factory=dict)
+    joined: dict[int, Response] = field(default_factory=dict)
+    gates: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def finish(self, sizes: dict[int, tuple[int, int]], device: torch.device, dtype: torch.dtype) -> SteeringCall:
-        """Compose `deltas` for the expected sizes of h on the CPU, and move everything to the model's device."""
+        """Compose `deltas` and `gates` for the expected sizes of h on the CPU, and move everything to the model's
+        device.
+        """
         for site, size in sizes.items():
-            delta = self.compose(site, size).to(dtype)
-            if not delta.isfinite().all():
-                raise ValueError(
-                    f"strength: the vector times its strength is more than {dtype} can hold. Lower the strength; "
-                    "images break up far below that."
-                )
-            self.deltas[site] = delta.to(device)
+            self.deltas[site] = _held(self.compose(site, size), dtype).to(device)
+            if responses := [vector[site] for vector in self.responses if site in vector]:
+                self.joined[site] = side_by_side(responses).to(device, dtype)
+                self.gates[site] = _held(self.gate(site, size), dtype).to(device)
         self.coefficients = self.coefficients.to(device)
         self.vectors = [{site: tensor.to(device) for site, tensor in vector.items()} for vector in self.vectors]
+        self.responses = [{site: r.to(device) for site, r in vector.items()} for vector in self.responses]
         self.masks = None if self.masks is None else [mask.to(device) for mask in self.masks]
         return self
+
+    def added(self, site: int, h: torch.Tensor) -> torch.Tensor:
+        """What is added to h `[rows, C, h, w]`, without `active`, in its dtype and on its device."""
+        delta = self._fitting(self.deltas[site], self.compose, site, h)
+        if site not in self.joined:
+            return delta
+        gate = self._fitting(self.gates[site], self.gate, site, h)
+        return delta + self.joined[site].to(h.device, h.dtype).of(h, gate)
+
+    def _fitting(self, finished: torch.Tensor, compose: Callable, site: int, h: torch.Tensor) -> torch.Tensor:
+        if finished.shape[2:] not in (h.shape[2:], (1, 1)):  # something scales h inside the U-Net, e.g. Deep Shrink
+            finished = compose(site, h.shape[2:])
+        return finished.to(h.device, h.dtype)
 
     def compose(self, site: int, size) -> torch.Tensor:
         """float32 `[repeats * chunks * images, C, h, w]`, or `[1, C, h, w]` where all of them get the same; h and w
@@ -105,7 +125,16 @@ class SteeringCall:
         if self.masks is None and all(tensor.shape[1:] == (1, 1) for tensor in tensors):
             size = (1, 1)
         stack = torch.stack([resize_vector(tensor, size) for tensor in tensors])
-        delta = torch.einsum("bn,nchw->bchw", self.coefficients[:, columns], stack)
+        return self._in_rows(torch.einsum("bn,nchw->bchw", self.coefficients[:, columns], stack), size)
+
+    def gate(self, site: int, size) -> torch.Tensor:
+        """The coefficient of each inner channel of the joined responses, shaped as `compose` does."""
+        ranks = {column: vector[site].rank for column, vector in enumerate(self.responses) if site in vector}
+        columns = [column for column, rank in ranks.items() for _ in range(rank)]
+        return self._in_rows(self.coefficients[:, columns, None, None], size)
+
+    def _in_rows(self, delta: torch.Tensor, size) -> torch.Tensor:
+        """What each row of the batch gets of `[images, C, h or 1, w or 1]`, under its mask of that size."""
         parts = [delta] * len(self.chunks)
         if self.masks is not None:
             parts = [delta * resize_mask(mask, self.images, size) for mask in self.masks]
@@ -116,3 +145,14 @@ class SteeringCall:
             for part, steered in zip(parts, self.chunks, strict=True)
         ]
         return torch.cat(rows * self.repeats)
+
+
+def _held(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The tensor in a dtype that can hold it; ValueError where it cannot."""
+    tensor = tensor.to(dtype)
+    if not tensor.isfinite().all():
+        raise ValueError(
+            f"strength: the vector times its strength is more than {dtype} can hold. Lower the strength; images break "
+            "up far below that."
+        )
+    return tensor

@@ -213,9 +213,8 @@ def inspect_concept(concept: Concept) -> Inspection:
     if isinstance(concept, Vector):
         return Inspection(concept.name, concept.tensor, concept.decoder)
     coefficients = _strongest(concept).tolist()
-    sums = {
-        site: _weighted_sum(vectors, coefficients, site) for site in sorted({k for v in vectors for k in v.tensors})
-    }
+    sites = sorted({site for vector in vectors for site in vector.tensors})
+    sums = {site: _weighted_sum(vectors, coefficients, site) for site in sites}
     return Inspection(concept.describe(), sums.pop(0), sums)
 
 
@@ -279,7 +278,9 @@ def _model(concept: Concept) -> str:
 
 def _identity(vector: Vector) -> list[str]:
     base_model = vector.provenance.base_model or vector.family
-    return [f"base model: {_short(base_model)}", f"shape: {' x '.join(map(str, vector.tensor.shape))}"]
+    ranks = ", ".join(f"rank {response.rank} at site {site}" for site, response in vector.responses.items())
+    answers = [f"depends on the image: {ranks}"] if ranks else []
+    return [f"base model: {_short(base_model)}", f"shape: {' x '.join(map(str, vector.tensor.shape))}", *answers]
 
 
 def _origin(vector: Vector) -> list[str]:

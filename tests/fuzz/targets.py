@@ -13,7 +13,17 @@ from pathlib import Path
 
 import torch
 
-from hspace.concepts import Choice, Provenance, Sweep, UnfinishedVector, Varied, Vector, image_labels, parse_weights
+from hspace.concepts import (
+    Choice,
+    Provenance,
+    Response,
+    Sweep,
+    UnfinishedVector,
+    Varied,
+    Vector,
+    image_labels,
+    parse_weights,
+)
 from hspace.files import find_vector, is_name, list_vectors, load_concept, safe_concept_name, save_concept
 from hspace.files import names as file_names
 from hspace.files.paper_file import PAPER_KEY, import_paper_concept, parse_matrix, parse_names
@@ -38,7 +48,8 @@ def good_files() -> tuple[bytes, ...]:
     vectors = (
         Vector(tensor, "woman", "SD1", provenance),
         Vector(tensor, "woman", "SD1", provenance, {1: tensor[:, :1, :1], 2: tensor}),
-        UnfinishedVector(tensor, "woman", "SD1", provenance, {1: tensor[:, :1, :1]}, state),
+        Vector(tensor, "woman", "SD1", provenance, {}, {0: Response(torch.ones(4, 2), torch.ones(2, 4))}),
+        UnfinishedVector(tensor, "woman", "SD1", provenance, {1: tensor[:, :1, :1]}, state=state),
     )
     return tuple(save_concept(vector, Path(FOLDER.name) / "good").read_bytes() for vector in vectors)
 
