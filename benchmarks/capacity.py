@@ -13,9 +13,8 @@ from hspace.discovery import DISTILLED
 from hspace.discovery import distilled as loop
 from hspace.discovery.frozen_model import FrozenModel
 from hspace.discovery.run import Run
-from hspace.discovery.streams import generator
 
-from .common import Bench, Steer, Stream, Task
+from .common import Bench, Steer, Task
 
 Tensors = list[torch.Tensor]
 
@@ -73,24 +72,6 @@ class Gains(Extension):
 
     def __call__(self, tensors: Tensors, h: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
         return tensors[0] * h.float()
-
-
-class LowRank(Extension):
-    """A map of h itself: what is added depends on what is there. `relative` as for `Gains`."""
-
-    def __init__(self, rank: int, relative: float):
-        self.rank, self.relative = rank, relative
-
-    def tensors(self, shape: torch.Size) -> Tensors:
-        down = torch.randn(self.rank, shape[0], generator=generator(0, Stream.LOW_RANK_START)) / shape[0] ** 0.5
-        return [torch.zeros(shape[0], self.rank), down]
-
-    def rate(self, rate: float, rms: float) -> float:
-        return self.relative * rate / rms
-
-    def __call__(self, tensors: Tensors, h: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
-        up, down = tensors
-        return torch.einsum("cr,rd,bdhw->bchw", up, down, h.float())
 
 
 @dataclass

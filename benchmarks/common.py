@@ -61,7 +61,6 @@ class Stream(IntEnum):
 
     STATE_OF_RUN = 103
     SLIDER_START = 104
-    LOW_RANK_START = 105
     OVERHEAD = 106
     RANDOM_VECTOR = 107
 

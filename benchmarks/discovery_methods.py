@@ -20,7 +20,7 @@ from hspace.discovery.samples import SAMPLING_STEPS, sample_images
 from hspace.discovery.streams import generator
 
 from .baselines import mean_difference
-from .capacity import Gains, LowRank, NoiseLevels, discover_extended
+from .capacity import Gains, NoiseLevels, discover_extended
 from .common import IMAGE_SIZE, PAPER_PROTOCOL, Bench, Steer, Stream, Task
 from .rivals import RIVAL_SETTINGS, discover_slider, respodiff
 
@@ -263,7 +263,7 @@ LADDER = {
     "default, maps at all sites": Method(start_from=partial(zeros, maps=range(6))),
     "default, and by noise level": Method(find=partial(discover_extended, extension=NoiseLevels(3))),
     "default, and gains": Method(find=partial(discover_extended, extension=Gains(0.1))),
-    "default, and a map of rank 4": Method(find=partial(discover_extended, extension=LowRank(4, 0.01))),
+    "default, and a response of rank 4": Method({"response_rank": 4}),
     **{f"default without site {site}": Method(find=partial(without, sites=[site])) for site in range(6)},
 }
 """One change each."""

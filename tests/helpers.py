@@ -17,7 +17,8 @@ import torch
 from comfy.ldm.flux.model import FluxParams
 
 from demo.training.common import initialise
-from hspace.concepts import Provenance, Vector
+from hspace.bottleneck import find_bottleneck
+from hspace.concepts import Provenance, Response, Vector
 from hspace.discovery import Observer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -141,6 +142,18 @@ def random_vector(shape=(64, 8, 8), name="test", family="TinyModel", seed=0, **p
     """A random vector that fits the tiny model; further arguments are texts of its provenance."""
     tensor = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     return Vector(tensor, name, family, Provenance.from_strings(provenance))
+
+
+def responsive_vector(model, seed=0, name="test", rank=3, sites=None, constants=1.0) -> Vector:
+    """A random value a channel at each site of a model, and a random response there, or at some of them only."""
+    bottleneck, generator = find_bottleneck(model), torch.Generator().manual_seed(seed)
+    tensors, responses = {}, {}
+    for site, (channels, _) in enumerate(bottleneck.decoder):
+        tensors[site] = constants * torch.randn(channels, 1, 1, generator=generator)
+        up, down = (torch.randn(channels, rank, generator=generator) for _ in range(2))
+        if sites is None or site in sites:
+            responses[site] = Response(0.3 * up, down.T / channels**0.5)
+    return Vector(tensors.pop(0), name, bottleneck.family, decoder=tensors, responses=responses)
 
 
 def record_h(model) -> tuple[comfy.model_patcher.ModelPatcher, list[dict]]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from helpers import CONTEXT, TINY_UNET, conditioning, random_vector, sample, tiny_model
+from helpers import CONTEXT, TINY_UNET, conditioning, random_vector, responsive_vector, sample, tiny_model
 from hspace.bottleneck import find_bottleneck
 from hspace.concepts import Vector
 from hspace.steering import apply_steering
@@ -39,11 +39,13 @@ def at_every_site(unet, vector, strength):
     """Hooks before the residual layer of each decoder block, whose input is h and the skip connection side by side."""
     layers = [layer for block in unet.up_blocks for layer in block.resnets]
     for site, tensor in vector.tensors.items():
+        response = vector.responses.get(site)
 
-        def add(module, inputs, tensor=tensor):
+        def add(module, inputs, tensor=tensor, response=response):
             joined, *rest = inputs
             h, skip = joined[:, : len(tensor)], joined[:, len(tensor) :]
-            return torch.cat([h + strength * tensor, skip], dim=1), *rest
+            added = tensor if response is None else tensor + torch.einsum("cr,rd,bdhw->bchw", *response, h)
+            return torch.cat([h + strength * added, skip], dim=1), *rest
 
         layers[site].register_forward_pre_hook(add)
 
@@ -54,10 +56,14 @@ def on_mid_block(unet, vector, strength):
 
 
 @pytest.mark.parametrize("strength", [0.0, 1.0, -3.5])
-@pytest.mark.parametrize("register", [on_mid_block, at_every_site])
-def test_steered_prediction_equals_plain_hooks(strength, register):
+@pytest.mark.parametrize(
+    ("register", "responses"), [(on_mid_block, False), (at_every_site, False), (at_every_site, True)]
+)
+def test_steered_prediction_equals_plain_hooks(strength, register, responses):
     model, v = tiny_model(), random_vector()
-    if register is at_every_site:
+    if responses:
+        v = responsive_vector(model).scaled(0.1)
+    elif register is at_every_site:
         widths = [channels for channels, _ in find_bottleneck(model).decoder]
         decoder = {site: torch.randn(width, 1, 1) for site, width in enumerate(widths) if site}
         v = Vector(v.tensor, "test", v.family, decoder=decoder)

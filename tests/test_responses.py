@@ -8,26 +8,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from helpers import conditioning, random_vector, record_h, run_node, sample, tiny_model
+from helpers import conditioning, random_vector, record_h, responsive_vector, run_node, sample, tiny_model
 from hspace import Vector, apply_steering, load_concept, save_concept
-from hspace.bottleneck import find_bottleneck
 from hspace.concepts import Choice, NormalisedSum, Response, Sum, UnfinishedVector
 from hspace.discovery import DiscoverySettings, Observer, PromptPairs, discover
 from hspace.viewing import inspection_report
 
 FAST = {"steps": 6, "batch_size": 2, "sample_count": 4, "width": 128, "height": 128, "response_rank": 3}
-
-
-def answering(model, seed=0, name="test", rank=3, sites=None, constants=1.0) -> Vector:
-    """A random vector with a random response at each site of a model, or at some of them."""
-    bottleneck, generator = find_bottleneck(model), torch.Generator().manual_seed(seed)
-    tensors, responses = {}, {}
-    for site, (channels, _) in enumerate(bottleneck.decoder):
-        tensors[site] = constants * torch.randn(channels, 1, 1, generator=generator)
-        up, down = (torch.randn(channels, rank, generator=generator) for _ in range(2))
-        if sites is None or site in sites:
-            responses[site] = Response(0.3 * up, down.T / channels**0.5)
-    return Vector(tensors.pop(0), name, bottleneck.family, decoder=tensors, responses=responses)
 
 
 def by_hand(model, terms, mask=None):
@@ -63,7 +50,7 @@ def assert_alike(first, second):
 
 def test_steering_adds_what_the_formula_says():
     model = tiny_model()
-    v, w = answering(model), answering(model, seed=1, name="w", rank=2)
+    v, w = responsive_vector(model), responsive_vector(model, seed=1, name="w", rank=2)
     assert_alike(apply_steering(model, v, 0.5), by_hand(model, [(0.5, v)]))
     assert_alike(apply_steering(model, Sum(((1.0, v), (-0.5, w))), 0.5), by_hand(model, [(0.5, v), (-0.25, w)]))
     constants = Vector(v.tensor, "constants", v.family, decoder=v.decoder)
@@ -73,14 +60,14 @@ def test_steering_adds_what_the_formula_says():
 def test_a_mask_covers_it():
     model, mask = tiny_model(), torch.zeros(1, 16, 16)
     mask[:, :, 8:] = 1
-    v = answering(model)
+    v = responsive_vector(model)
     assert_alike(apply_steering(model, v, 0.5, mask=mask), by_hand(model, [(0.5, v)], mask))
 
 
 def test_each_image_answers_with_its_own_vectors():
     """Image i of a balanced choice is what it is alone with the vector that it drew."""
     model = tiny_model()
-    v, w = answering(model), answering(model, seed=1, name="w", rank=2)
+    v, w = responsive_vector(model), responsive_vector(model, seed=1, name="w", rank=2)
     drawn = sample(apply_steering(model, Choice((v, w), (1, 1)), 0.5), batch=2, steps=1)
     rows = Choice((v, w), (1, 1)).coefficients(2)
     for image, row in enumerate(rows.tolist()):
@@ -91,7 +78,7 @@ def test_each_image_answers_with_its_own_vectors():
 
 def test_beside_vectors_without_one():
     model = tiny_model()
-    v, plain = answering(model, sites={1}), random_vector()
+    v, plain = responsive_vector(model, sites={1}), random_vector()
     summed, chained = apply_steering(model, v + plain, 0.5), apply_steering(model, v, 0.5)
     with_first = apply_steering(chained, plain, 0.5)  # first in line, so that v answers to a changed h at site 0 only
     assert torch.isfinite(sample(summed)).all()
@@ -100,7 +87,7 @@ def test_beside_vectors_without_one():
 
 def test_strength_0_and_a_window_that_is_over_change_nothing():
     model = tiny_model()
-    v = answering(model)
+    v = responsive_vector(model)
     assert torch.equal(sample(apply_steering(model, v, 0.0)), sample(model))
     h = [record_h(m) for m in (model, apply_steering(model, v, 1.0, 0.0, 0.3))]
     for clone, _ in h:
@@ -112,7 +99,7 @@ def test_strength_0_and_a_window_that_is_over_change_nothing():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision(dtype):
     exact, model = tiny_model(), tiny_model(dtype=dtype)
-    v = answering(exact, constants=0.3)
+    v = responsive_vector(exact, constants=0.3)
     plain, steered = (
         distance(*(sample(steer(m), steps=1) for m in (model, exact)))
         for steer in (lambda m: m, lambda m: apply_steering(m, v, 0.3))
@@ -122,19 +109,19 @@ def test_half_precision(dtype):
 
 def test_the_algebra_knows_it():
     model = tiny_model()
-    v = answering(model)
+    v = responsive_vector(model)
     assert_alike(apply_steering(model, v.scaled(0.5), 1.0), apply_steering(model, v, 0.5))
     assert v.scaled(1.0) == v
     other = {**v.responses, 0: Response(v.responses[0].up + 1, v.responses[0].down)}
     assert Vector(v.tensor, v.name, v.family, v.provenance, v.decoder, other) != v
-    assert NormalisedSum(((1.0, v), (1.0, answering(model, seed=1)))).coefficients(1).shape == (1, 2)
+    assert NormalisedSum(((1.0, v), (1.0, responsive_vector(model, seed=1)))).coefficients(1).shape == (1, 2)
     assert "rank 3" in inspection_report(v)
     assert "rank" not in inspection_report(random_vector())
 
 
 @pytest.mark.parametrize("unfinished", [False, True])
 def test_files_and_copies_hold_it(tmp_path, unfinished):
-    v = answering(tiny_model())
+    v = responsive_vector(tiny_model())
     if unfinished:
         state = {"exp_avg_up.1": torch.ones(3, 2)}
         v = UnfinishedVector(v.tensor, "v", v.family, v.provenance, v.decoder, v.responses, state)

@@ -11,7 +11,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
 
 from composition.builders import build, calls, chunks, conditioning, sample, vector_for
-from helpers import random_vector, tiny_model
+from helpers import random_vector, responsive_vector, tiny_model
 from helpers import sample as sample_tiny
 from hspace.bottleneck import find_bottleneck
 from hspace.comfy_compat import differentiable_attention
@@ -120,6 +120,8 @@ STEERINGS = {
     "mask": lambda m, v, w: apply_steering(m, v, 2.0, mask=torch.rand(1, 64, 64)),
     "each its own": lambda m, v, w: apply_steering(m, Choice((v, w), (1, 1)), 2.0, 0.0, 0.7),
     "every site": lambda m, v, w: apply_steering(m, Choice((decoder_vector(m), w), (1, 1)), 2.0, 0.2, 0.6),
+    "response": lambda m, v, w: apply_steering(m, Choice((responsive_vector(m), w), (1, 1)), 0.5, 0.2, 0.6),
+    "response and mask": lambda m, v, w: apply_steering(m, responsive_vector(m), 0.5, mask=torch.rand(1, 64, 64)),
     "two nodes": lambda m, v, w: apply_steering(apply_steering(m, v, 2.0, 0.1, 0.7), w, -1.0),
 }
 
@@ -141,10 +143,12 @@ def test_compiled_once_and_steered_or_not(tiny):
     """One compiled model, sampled plain, with one vector, with another, and plain again."""
     patched = compiled(tiny, "eager")
     first, second = (random_vector(name=str(seed), seed=seed) for seed in (0, 1))
+    answering = responsive_vector(tiny)
     for change in (
         lambda m: m,
         lambda m: apply_steering(m, first, 2.0),
         lambda m: apply_steering(m, second, 2.0, 0.2, 0.6),
+        lambda m: apply_steering(m, answering, 0.5, 0.2, 0.6),
         lambda m: m,
     ):
         assert torch.equal(sample_tiny(change(patched), steps=2), sample_tiny(change(tiny), steps=2))
