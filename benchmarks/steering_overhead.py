@@ -1,9 +1,9 @@
 """The cost of steering per sampling step, in time and memory.
 
 A full-width SD 1.5 U-Net with random weights, and the demo model with a batch: unsteered, steered by a vector of all
-sites, by six of them, and by a map in the bottleneck, in turn, in bfloat16 where the device has it. Writes
-steering_overhead.md. Peak memory is that of torch's allocator, on CUDA or on the CPU, in steps of their own that are
-not timed.
+sites, by six of them, by one with responses, and by a map in the bottleneck, in turn, in bfloat16 where it is fast.
+Writes steering_overhead.md. Peak memory is that of torch's allocator, on CUDA or on the CPU, in steps of their own that
+are not timed.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import comfy.model_management
@@ -27,6 +28,7 @@ from demo.loader import fast_dtype
 from demo.training.common import initialise
 from hspace import Sum, Vector, apply_steering
 from hspace.bottleneck import find_bottleneck
+from hspace.concepts import Response
 from hspace.discovery.streams import generator
 from hspace_library.evaluation.statistics import BOOTSTRAPS
 
@@ -52,6 +54,9 @@ SD15 = {
     "legacy": False,
     "use_checkpoint": False,
 }
+
+
+RANK = 4
 
 
 class TimedGuider(comfy.samplers.CFGGuider):
@@ -108,16 +113,23 @@ def sd15() -> comfy.model_patcher.ModelPatcher:
 
 
 def measure(name: str, model, size: int, batch: int, repeats: int, steps: int) -> list[list[str]]:
-    """Rows of the table for one model, image size and batch: a vector of all sites, six of them, and a map of h."""
+    """Rows of the table for one model, image size and batch: a vector of all sites, six of them, one with responses,
+    and a map of h.
+    """
     bottleneck, random = find_bottleneck(model), generator(0, Stream.OVERHEAD)
     family, map_size = bottleneck.family, bottleneck.map_size(size // 8, size // 8)
     vectors = []
     for number in range(6):
         tensors = {site: torch.randn(c, 1, 1, generator=random) for site, (c, _) in enumerate(bottleneck.decoder)}
         vectors.append(Vector(tensors.pop(0), str(number), family, decoder=tensors))
+    responses = {
+        site: Response(torch.randn(c, RANK, generator=random), torch.randn(RANK, c, generator=random) / c**0.5)
+        for site, (c, _) in enumerate(bottleneck.decoder)
+    }
     concepts = {
         "1 vector, all sites": vectors[0],
         "6 vectors, all sites": Sum(tuple((1.0, vector) for vector in vectors)),
+        f"1 vector with responses of rank {RANK}": replace(vectors[0], responses=responses),
         "1 map in the bottleneck": Vector(torch.randn(bottleneck.channels, *map_size, generator=random), "map", family),
     }
     guiders = [TimedGuider(model), *(TimedGuider(apply_steering(model, c, 1.0)) for c in concepts.values())]
