@@ -14,7 +14,7 @@ from hspace.concepts import Choice, NormalisedSum, Response, Sum, UnfinishedVect
 from hspace.discovery import DiscoverySettings, Observer, PromptPairs, discover
 from hspace.viewing import inspection_report
 
-FAST = {"steps": 6, "batch_size": 2, "sample_count": 4, "width": 128, "height": 128, "response_rank": 3}
+FAST = {"steps": 6, "batch_size": 2, "sample_count": 4, "width": 64, "height": 64, "response_rank": 3}
 
 
 def by_hand(model, terms, mask=None):
@@ -94,17 +94,6 @@ def test_strength_0_and_a_window_that_is_over_change_nothing():
         sample(clone)
     (_, plain), (_, steered) = h
     assert not torch.equal(plain[0]["h"], steered[0]["h"])
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision(dtype):
-    exact, model = tiny_model(), tiny_model(dtype=dtype)
-    v = responsive_vector(exact, constants=0.3)
-    plain, steered = (
-        distance(*(sample(steer(m), steps=1) for m in (model, exact)))
-        for steer in (lambda m: m, lambda m: apply_steering(m, v, 0.3))
-    )
-    assert steered < 3 * plain
 
 
 def test_the_algebra_knows_it():

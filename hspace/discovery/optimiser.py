@@ -90,12 +90,12 @@ class VectorOptimiser:
 
     def learning_rate(self, site: int) -> float:
         """The rate of the next step at a site."""
-        return self.recipe.learning_rate(
-            self.settings.learning_rate, self.step / self.settings.steps, self.rms_at(site)
-        )
+        return self._rate(self._rms_at(site))
 
-    def rms_at(self, site: int) -> float:
-        """Root mean square of h at a site; 1 until it is measured."""
+    def _rate(self, rms: float) -> float:
+        return self.recipe.learning_rate(self.settings.learning_rate, self.step / self.settings.steps, rms)
+
+    def _rms_at(self, site: int) -> float:
         return 1.0 if self.rms is None else self.rms[site]
 
     @property
@@ -151,11 +151,10 @@ class VectorOptimiser:
         for gradient in gradients:
             gradient /= len(errors)
         # Loops of benchmarks add groups of their own after these.
-        constants, responses = self.adam.param_groups[: len(self.tensors)], self.adam.param_groups[len(self.tensors) :]
-        for site, group in zip(self.tensors, constants, strict=True):
-            group["lr"] = self.learning_rate(site)
-        for site, group in zip(self.responses, responses, strict=False):
-            group["lr"] = RESPONSE_RATE * self.learning_rate(site) / self.rms_at(site)
+        rates = [self.learning_rate(site) for site in self.tensors]
+        rates += [RESPONSE_RATE * self._rate(1.0)] * len(self.responses)
+        for rate, group in zip(rates, self.adam.param_groups, strict=False):
+            group["lr"] = rate
         self.adam.step()
         self.losses.append(loss)
         if self._reaches:
@@ -197,7 +196,7 @@ class VectorOptimiser:
         """The tensors that `resume` needs: Adam's moments, the losses, and the sizes of h that rates refer to."""
         state = {"losses": torch.tensor(self.losses, dtype=torch.float64)}
         state |= {name: mean.state() for name, mean in self._means.items() if mean.count or name == "reach"}
-        state |= {_key("rms", site): torch.tensor(self.rms_at(site)) for site in self.tensors}
+        state |= {_key("rms", site): torch.tensor(self._rms_at(site)) for site in self.tensors}
         for half, site, tensor in self._learnt:
             moments = self.adam.state.get(tensor, {})
             state |= {_key(name + half, site): moments[name] for name in ADAM_STATE if name in moments}

@@ -95,11 +95,11 @@ class SteeringCall:
         for site, size in sizes.items():
             self.deltas[site] = _held(self.compose(site, size), dtype).to(device)
             if responses := [vector[site] for vector in self.responses if site in vector]:
-                self.joined[site] = side_by_side(responses).to(device, dtype)
+                joined = side_by_side(responses)
+                self.joined[site] = Response(*(_held(half, dtype) for half in joined)).to(device)
                 self.gates[site] = _held(self.gate(site, size), dtype).to(device)
         self.coefficients = self.coefficients.to(device)
         self.vectors = [{site: tensor.to(device) for site, tensor in vector.items()} for vector in self.vectors]
-        self.responses = [{site: r.to(device) for site, r in vector.items()} for vector in self.responses]
         self.masks = None if self.masks is None else [mask.to(device) for mask in self.masks]
         return self
 

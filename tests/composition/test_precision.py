@@ -15,7 +15,7 @@ from helpers import random_vector, responsive_vector, tiny_model
 from helpers import sample as sample_tiny
 from hspace.bottleneck import find_bottleneck
 from hspace.comfy_compat import differentiable_attention
-from hspace.concepts import Choice, Vector
+from hspace.concepts import Choice, Response, Vector
 from hspace.discovery import DiscoverySettings, PromptPairs, discover
 from hspace.steering import apply_steering, find_reading, probe_concepts
 
@@ -45,6 +45,27 @@ def test_precisions(precision):
             wanted = before + (strength * v.tensor).to(precision[1]) if index == 0 else before
             assert torch.equal(after, wanted)
     assert torch.isfinite(sample(apply_steering(model, v, 2.0), steps=3)).all()
+
+
+@pytest.mark.parametrize("dtype", [HALF, BRAIN])
+def test_responses_in_half_precision(dtype):
+    """They round no worse than the model does."""
+    exact, model = build("small"), build("small", dtype=dtype, compute=dtype)
+    v = responsive_vector(exact, constants=0.3)
+
+    def distance(*steps) -> float:
+        rough, fine = (sample(step(m), steps=1) for step, m in zip(steps, (model, exact), strict=True))
+        return ((rough - fine).norm() / fine.norm()).item()
+
+    def steered(m):
+        return apply_steering(m, v, 0.3)
+
+    assert distance(steered, steered) < 3 * distance(lambda m: m, lambda m: m)
+    wide = {site: Response(1e6 * response.up, response.down) for site, response in v.responses.items()}
+    hostile = Vector(v.tensor, "wide", v.family, decoder=v.decoder, responses=wide)
+    if dtype == HALF:
+        with pytest.raises(ValueError, match=r"strength: .*more than torch\.float16 can hold"):
+            sample(apply_steering(model, hostile, 1.0), steps=1)
 
 
 @pytest.mark.parametrize("before", [True, False])
