@@ -54,7 +54,8 @@ def test_opens_cleanly_and_runs_from_the_run_button(editor, name):
     assert not graph["missing"]
     assert not graph["red"]
     assert_tidy(graph)
-    if name == "discover_and_steer":  # a real discovery, at a fraction of its steps
+    if name == "discover_and_steer":  # a real discovery, at a fraction of its steps; test_server measures its range
+        editor.set_widget("HSpaceDiscoverConcept", "measure_range", False)
         editor.set_widget("HSpaceDiscoverConcept", "steps", 16)
         editor.set_widget("HSpaceDiscoverConcept", "batch_size", 2)
         editor.set_widget("HSpaceDiscoverConcept", "sample_count", 4)
