@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from helpers import conditioning, random_vector, record_h, responsive_vector, run_node, sample, tiny_model
+from helpers import Notes, conditioning, random_vector, record_h, responsive_vector, run_node, sample, tiny_model
 from hspace import Vector, apply_steering, load_concept, save_concept
 from hspace.concepts import Choice, NormalisedSum, Response, Sum, UnfinishedVector
 from hspace.discovery import DiscoverySettings, Observer, PromptPairs, discover
@@ -195,7 +195,9 @@ def test_a_stopped_discovery_goes_on_to_the_same_bits(tmp_path):
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         find(observer=observer)
     partial = load_concept(save_concept(observer.unfinished, tmp_path / "partial"))
-    assert find(start_from=partial, response_rank=0).vector == find().vector  # it goes on as it began
+    notes = Notes()
+    assert find(start_from=partial, response_rank=0, observer=notes).vector == find().vector  # it goes on as it began
+    assert any("response_rank: start_from goes on with the rank that it has, 3" in text for text in notes.texts)
     damaged = {key: tensor for key, tensor in partial.state.items() if key != "exp_avg_up.1"}
     broken = UnfinishedVector(
         partial.tensor, "v", partial.family, partial.provenance, partial.decoder, partial.responses, damaged

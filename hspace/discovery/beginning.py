@@ -16,10 +16,19 @@ from .streams import Stream, generator
 
 
 def beginning_note(
-    bottleneck: Bottleneck, pairs: PromptPairs, settings: DiscoverySettings, samples: list[torch.Tensor] | None
+    bottleneck: Bottleneck,
+    pairs: PromptPairs,
+    settings: DiscoverySettings,
+    samples: list[torch.Tensor] | None,
+    start: Vector,
 ) -> str:
-    """What a user may expect otherwise: where a run leaves the published protocol, and which empty prompt it takes."""
+    """What a user may expect otherwise: where a run leaves the published protocol, which empty prompt it takes, and
+    where `start` has other responses than were asked for.
+    """
     lines = []
+    ranks = {response.rank for response in start.responses.values()} or {0}
+    if settings.method == "distilled" and ranks != {settings.response_rank}:
+        lines.append(f"response_rank: start_from goes on with the rank that it has, {max(ranks)}.")
     if settings.method == "paper":
         images = "the connected samples" if samples is not None else f"{settings.sample_count} images"
         lines.append(

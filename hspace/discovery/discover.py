@@ -97,7 +97,7 @@ def discover(
         start_from = start_vector(bottleneck, settings, recipe, shape)
     bottleneck.check_fits(start_from)
     start_from = with_responses(start_from, settings)
-    if text := beginning_note(bottleneck, pairs, settings, samples):
+    if text := beginning_note(bottleneck, pairs, settings, samples, start_from):
         observer.note(text)
     sampled = 0
     try:
