@@ -19,7 +19,8 @@ class NormalisedSum(Sum):
     """A sum, scaled for each image so that it is no longer than the longest of its terms.
 
     The length of a vector is the root of its mean square over the map, summed over channels and sites. Terms that push
-    against each other, whose sum is shorter, are left as they are.
+    against each other, whose sum is shorter, are left as they are. A response is scaled with its vector and has no part
+    in its length, which would depend on the image.
     """
 
     def combine(self, images, fractions, values) -> torch.Tensor:
