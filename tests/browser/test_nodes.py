@@ -77,8 +77,8 @@ def test_text_on_a_node_is_text_and_no_html(editor):
     vector = Vector(torch.zeros(192, 4, 4), SENTINEL, "EmojiModel", Provenance(strength_saturates=0.5))
     save_concept(vector, editor.server.base / "models" / "concept_vectors" / "stranger")
     editor.open_template("discover_and_steer")
-    settings = {"steps": 4, "batch_size": 2, "sample_count": 2, "measure_range": False, "name": SENTINEL}
-    for name, value in settings.items():
+    small = {"steps": 4, "batch_size": 2, "sample_count": 2, "width": 64, "height": 64}
+    for name, value in {**small, "name": SENTINEL}.items():
         editor.set_widget("HSpaceDiscoverConcept", name, value)
     editor.set_widget("KSampler", "steps", 1)
     editor.page.evaluate(
