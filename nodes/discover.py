@@ -19,7 +19,15 @@ class DiscoverConcept(SearchableNode):
     """Learns one vector in h-space from what a base prompt leaves out."""
 
     SEARCH_ALIASES = ("h-space", "slider", "bias", "train", "learn", "find", "direction", "responsible")
-    ADVANCED = ("learning_rate", "guidance", "preview_every", "calibrate", "gradient_checkpointing", "spatial_mean")
+    ADVANCED = (
+        "learning_rate",
+        "guidance",
+        "preview_every",
+        "calibrate",
+        "gradient_checkpointing",
+        "spatial_mean",
+        "response_rank",
+    )
 
     @classmethod
     def define_schema(cls):
