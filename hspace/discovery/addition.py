@@ -22,7 +22,7 @@ class Addition:
     constants: Mapping[int, torch.Tensor]
     responses: Mapping[int, Response] = field(default_factory=dict)
 
-    def to(self, h: torch.Tensor, site: int) -> torch.Tensor:
+    def added_to(self, h: torch.Tensor, site: int) -> torch.Tensor:
         """h `[B, C, H, W]` with what is added to it at a site."""
         if site not in self.constants:
             return h

@@ -44,7 +44,7 @@ class FrozenModel:
 
     def __post_init__(self):
         self.options = compat.on_one_device(self.options)
-        self._added = Addition({})
+        self._addition = Addition({})
         self._steered_options = self._options_with(self._patch)
 
     @property
@@ -77,7 +77,7 @@ class FrozenModel:
         self.evaluations += x.shape[0] * len(prompts)
         if add is None:
             return compat.denoise(self.model, prompts, x, sigma, self.options)
-        self._added = add
+        self._addition = add
         return compat.denoise(self.model, prompts, x, sigma, self._steered_options)
 
     def guided(
@@ -153,4 +153,4 @@ class FrozenModel:
 
     def _patch(self, h, hsp, transformer_options):
         part, site = transformer_options["block"]
-        return (self._added.to(h, site) if part == compat.DECODER else h), hsp
+        return (self._addition.added_to(h, site) if part == compat.DECODER else h), hsp
