@@ -208,7 +208,7 @@ class DiscoverConcept(SearchableNode):
                     optional=True,
                     tooltip="Lets what is added depend on the image: beside its constants, the vector gets a linear "
                     "map of this rank at each site. 4 helps with traits that lie between two others, such as a medium "
-                    "skin tone. 0: the same is added to every image (distilled only).",
+                    "dark skin tone. 0: the same is added to every image (distilled only).",
                 ),
             ],
             outputs=[
