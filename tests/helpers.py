@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import ClassVar
 
+import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
 import comfy.sample
@@ -221,3 +222,17 @@ class Notes(Observer):
 
     def note(self, text):
         self.texts.append(text)
+
+
+class Stop(Observer):
+    """Presses cancel after a step, and keeps the vector so far."""
+
+    def __init__(self, step):
+        self.last, self.unfinished = step, None
+
+    def step(self, progress):
+        if progress.step == self.last:
+            comfy.model_management.interrupt_current_processing()
+
+    def stopped(self, vector):
+        self.unfinished = vector

@@ -8,7 +8,7 @@ import comfy.model_management
 import pytest
 import torch
 
-from helpers import conditioning, tiny_model
+from helpers import Stop, conditioning, tiny_model
 from hspace.discovery import DISTILLED, DiscoverySettings, Observer, PromptPairs, discover, distilled
 from hspace.discovery.objective import alike, relative_reach, squared_error
 from hspace.discovery.prompt_pairs import PreparedPairs
@@ -103,18 +103,10 @@ def test_one_image_at_a_time_is_the_same(monkeypatch):
 
 
 def test_a_stopped_discovery_goes_on_to_the_same_bits():
-    class Stop(Observer):
-        def step(self, progress):
-            if progress.step == 2:
-                comfy.model_management.interrupt_current_processing()
-
-        def stopped(self, vector):
-            partial.append(vector)
-
-    partial, whole = [], find(KEPT)
+    observer, whole = Stop(2), find(KEPT)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
-        find(KEPT, Stop())
-    resumed = find(KEPT, start_from=partial[0])
+        find(KEPT, observer)
+    resumed = find(KEPT, start_from=observer.unfinished)
     assert resumed.losses == whole.losses
     for site, tensor in whole.vector.tensors.items():
         assert torch.equal(resumed.vector.tensors[site], tensor)
@@ -124,7 +116,7 @@ def test_a_stopped_discovery_goes_on_to_the_same_bits():
         {"reach": torch.tensor([torch.nan, 4.0])},
         {"clear_reach": torch.ones(3)},
     ):
-        damaged = replace(partial[0], state={**partial[0].state, **sums})
+        damaged = replace(observer.unfinished, state={**observer.unfinished.state, **sums})
         with pytest.raises(ValueError, match="the file is damaged"):
             find(KEPT, start_from=damaged)
 

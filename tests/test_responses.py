@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from helpers import Notes, conditioning, random_vector, record_h, responsive_vector, run_node, sample, tiny_model
+from helpers import Notes, Stop, conditioning, random_vector, record_h, responsive_vector, run_node, sample, tiny_model
 from hspace import Vector, apply_steering, load_concept, save_concept
 from hspace.concepts import Choice, NormalisedSum, Response, Sum, UnfinishedVector
-from hspace.discovery import DiscoverySettings, Observer, PromptPairs, discover
+from hspace.discovery import DiscoverySettings, PromptPairs, discover
 from hspace.viewing import inspection_report
 
 FAST = {"steps": 6, "batch_size": 2, "sample_count": 4, "width": 64, "height": 64, "response_rank": 3}
@@ -174,20 +174,6 @@ def test_it_explains_more():
     options = {"steps": 60, "batch_size": 4, "sample_count": 30}
     with_it, without = (find(response_rank=rank, **options).losses for rank in (4, 0))
     assert sum(with_it[-10:]) < sum(without[-10:])
-
-
-class Stop(Observer):
-    """Presses cancel after a step, and keeps the vector so far."""
-
-    def __init__(self, step):
-        self.last, self.unfinished = step, None
-
-    def step(self, progress):
-        if progress.step == self.last:
-            comfy.model_management.interrupt_current_processing()
-
-    def stopped(self, vector):
-        self.unfinished = vector
 
 
 def test_a_stopped_discovery_goes_on_to_the_same_bits(tmp_path):

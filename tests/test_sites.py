@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 
 from composition.builders import ARCHITECTURES, build, chunks, sample
 from composition.builders import calls as calls_of
-from helpers import conditioning, run_node, tiny_model
-from hspace import DiscoverySettings, Observer, PromptPairs, apply_steering, discover, load_concept, save_concept
+from helpers import Stop, conditioning, run_node, tiny_model
+from hspace import DiscoverySettings, PromptPairs, apply_steering, discover, load_concept, save_concept
 from hspace.bottleneck import find_bottleneck
 from hspace.concepts import Choice, Sum, UnfinishedVector, Vector
 from hspace.discovery import DISTILLED
@@ -241,20 +241,6 @@ def test_gradient_of_every_site_against_finite_differences():
             tensors = {**start.tensors, site: start.tensors[site] + sign * step}
             losses.append(probe(Vector(tensors.pop(0), "moved", start.family, decoder=tensors))[0])
         assert (losses[0] - losses[1]) / 0.04 == pytest.approx(gradient.norm().item(), rel=5e-3), site
-
-
-class Stop(Observer):
-    """Presses cancel after a step, and keeps the vector so far."""
-
-    def __init__(self, step):
-        self.last, self.unfinished = step, None
-
-    def step(self, progress):
-        if progress.step == self.last:
-            comfy.model_management.interrupt_current_processing()
-
-    def stopped(self, vector):
-        self.unfinished = vector
 
 
 def test_a_stopped_discovery_goes_on_to_the_same_bits(tmp_path):

@@ -9,12 +9,13 @@ from .normalised import NormalisedSum
 from .provenance import VERDICTS, Provenance
 from .quoting import NOT_IN_ONE_LINE, quoted
 from .resizing import resize_vector
-from .response import Response, side_by_side
+from .response import MAX_RANK, Response, side_by_side
 from .sweep import Sweep
 from .varied import Varied
 from .vector import UnfinishedVector, Vector
 
 __all__ = [
+    "MAX_RANK",
     "NOTHING",
     "NOT_IN_ONE_LINE",
     "VERDICTS",

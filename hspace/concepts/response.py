@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+MAX_RANK = 64
+
 
 class Response(NamedTuple):
     """A linear map of h of low rank, the same at every place of the map: `up @ down @ h`.
@@ -28,9 +30,9 @@ class Response(NamedTuple):
         """The map times a number."""
         return Response(factor * self.up, self.down)
 
-    def to(self, *where) -> Response:
+    def to(self, *where, **options) -> Response:
         """Both factors on another device or in another dtype, as `torch.Tensor.to`."""
-        return Response(self.up.to(*where), self.down.to(*where))
+        return Response(self.up.to(*where, **options), self.down.to(*where, **options))
 
     def of(self, h: torch.Tensor, gate: torch.Tensor | None = None) -> torch.Tensor:
         """What it adds to h `[B, C, H, W]`, in the dtype of its factors.

@@ -54,25 +54,28 @@ class Vector(Concept):
         for site, tensor in sorted({0: self.tensor, **self.decoder}.items()):
             if tensor.ndim != 3:
                 raise ValueError(f"Concept '{self.name}': a vector is [C, H, W], found {list(tensor.shape)}.")
-            if not torch.isfinite(tensor).all():
-                raise ValueError(f"Concept '{self.name}' has values that are not finite; find or download it again.")
-            tensors[site] = tensor.detach().to("cpu", torch.float32).contiguous().clone()
-        responses = {site: self._checked(site, tensors.get(site), r) for site, r in sorted(self.responses.items())}
+            tensors[site] = self._own(tensor)
+        responses = {site: self._fitting(site, tensors.get(site), r) for site, r in sorted(self.responses.items())}
         object.__setattr__(self, "tensor", tensors.pop(0))
         object.__setattr__(self, "decoder", MappingProxyType(tensors))
         object.__setattr__(self, "responses", MappingProxyType(responses))
 
-    def _checked(self, site: int, tensor: torch.Tensor | None, response: Response) -> Response:
-        up, down = (part.detach().to("cpu", torch.float32).contiguous().clone() for part in response)
+    def _own(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A float32 copy on the CPU; ValueError where its values are not finite."""
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"Concept '{self.name}' has values that are not finite; find or download it again.")
+        return tensor.detach().to("cpu", torch.float32).contiguous().clone()
+
+    def _fitting(self, site: int, tensor: torch.Tensor | None, response: Response) -> Response:
+        """A copy of a response; ValueError where it does not fit the tensor of its site."""
+        up, down = response
         width = 0 if tensor is None else len(tensor)
         if up.ndim != 2 or not up.shape[1] or up.shape[0] != width or down.shape != up.shape[::-1]:
             raise ValueError(
                 f"Concept '{self.name}': the response at site {site} is {list(up.shape)} and {list(down.shape)}; "
                 f"[{width}, R] and [R, {width}] are needed. Find or download it again."
             )
-        if not (torch.isfinite(up).all() and torch.isfinite(down).all()):
-            raise ValueError(f"Concept '{self.name}' has values that are not finite; find or download it again.")
-        return Response(up, down)
+        return Response(self._own(up), self._own(down))
 
     @property
     def tensors(self) -> dict[int, torch.Tensor]:

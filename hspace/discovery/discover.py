@@ -19,7 +19,7 @@ import torch
 from ..bottleneck import Bottleneck, base_model, find_bottleneck
 from ..comfy_compat import patched_weights, unet_structure, with_role
 from ..comfy_weights import decoder_layers, set_conds
-from ..concepts import Provenance, Response, UnfinishedVector, Vector
+from ..concepts import Provenance, UnfinishedVector, Vector
 from ..version import CREATED_WITH
 from .addition import Addition
 from .beginning import beginning_note, latent_shape, start_vector, with_responses
@@ -180,10 +180,7 @@ class _DiscoverySampler(comfy.samplers.Sampler):
             prompts = PreparedPairs(to_normal(model_wrap.conds), len(self.pairs.keep or ()))
             frozen = FrozenModel(model, prompts, extra_args["model_options"])
             start = {site: tensor.to(noise.device, copy=True) for site, tensor in self.start_from.tensors.items()}
-            responses = {
-                site: Response(*(tensor.to(noise.device, copy=True) for tensor in response))
-                for site, response in self.start_from.responses.items()
-            }
+            responses = {site: r.to(noise.device, copy=True) for site, r in self.start_from.responses.items()}
             optimiser = VectorOptimiser(start, self.recipe, settings, self.pairs.avoid is not None, responses)
             run = self._run = Run(
                 settings, self.recipe, frozen, optimiser, tuple(noise.shape), noise.device, self.observer, self.vector

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ..concepts import MAX_RANK
+
 METHODS = ("distilled", "paper")
 SITES = ("auto", "bottleneck", "decoder")
 OWN_SITES = {"distilled": "decoder", "paper": "bottleneck"}
@@ -12,7 +14,6 @@ OWN_SITES = {"distilled": "decoder", "paper": "bottleneck"}
 AMOUNTS = {"distilled": {"steps": 125, "sample_count": 112}, "paper": {"steps": 2500, "sample_count": 1000}}
 """What 0 stands for, by method; the paper's are those of the authors' code: 20 epochs of 1000 images, 8 at a time."""
 PUBLISHED_RATE = 0.1
-MAX_RESPONSE_RANK = 64
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ class DiscoverySettings:
         for key in ("steps", "batch_size", "sample_count"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key}: {getattr(self, key)} is too small; 1 is the least.")
-        if not 0 <= self.response_rank <= MAX_RESPONSE_RANK:
-            raise ValueError(f"response_rank: {self.response_rank} is not from 0 to {MAX_RESPONSE_RANK}.")
+        if not 0 <= self.response_rank <= MAX_RANK:
+            raise ValueError(f"response_rank: {self.response_rank} is not from 0 to {MAX_RANK}.")
         for key in ("learning_rate", "guidance"):
             if not (math.isfinite(getattr(self, key)) and getattr(self, key) > 0):
                 raise ValueError(f"{key}: {getattr(self, key)} must be a positive number.")

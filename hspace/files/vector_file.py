@@ -20,7 +20,7 @@ import safetensors
 import torch
 from safetensors.torch import load, save
 
-from ..concepts import Provenance, Response, UnfinishedVector, Vector, check_finite, quoted
+from ..concepts import MAX_RANK, Provenance, Response, UnfinishedVector, Vector, check_finite, quoted
 from .modelspec import modelspec, with_kept_modelspec, without_modelspec
 from .names import MAX_NAME, is_name, safe_concept_name
 from .reading import GET_ANOTHER, MAX_BYTES, parse_json, read_file
@@ -31,7 +31,7 @@ FORMAT_VERSIONS = ("1", "2", "3")
 """1: h-space alone. 2: further tensors `decoder.1`, `decoder.2` ... for the other sites. 3: and responses."""
 SUFFIX = ".safetensors"
 MAX_SITES = 32
-MAX_CHANNELS, MAX_SIDE, MAX_RANK = 8192, 512, 64
+MAX_CHANNELS, MAX_SIDE = 8192, 512
 REQUIRED_METADATA = ("format", "format_version", "name", "base_model")
 MAX_HEADER = 2 * 2**20
 """Bytes of the description of the tensors and of all metadata."""
@@ -104,14 +104,11 @@ def parse_concept(content: bytes, name: str) -> Vector:
 
 def _responses(name: str, tensors: dict[str, torch.Tensor]) -> dict[int, Response]:
     """The responses by site, whose tensors are taken out of `tensors`; ValueError where a half is missing."""
-    ups, downs = (
-        {
-            int(key.partition(".")[2] or 0): tensors.pop(key)
-            for key in list(tensors)
-            if key.startswith(f"response_{half}")
-        }
-        for half in ("up", "down")
-    )
+    halves: dict[str, dict[int, torch.Tensor]] = {"up": {}, "down": {}}
+    for key in list(tensors):
+        if found := _RESPONSE_TENSOR.fullmatch(key):
+            halves[found[1]][int(found[2] or 0)] = tensors.pop(key)
+    ups, downs = halves["up"], halves["down"]
     if ups.keys() != downs.keys():
         raise ValueError(f"{name}: 'response_up' and 'response_down' do not belong together; download it again.")
     return {site: Response(ups[site], downs[site]) for site in ups}
@@ -228,13 +225,11 @@ def _check_tensor(name: str, key: str, entry: object, version: str) -> int:
         raise ValueError(f"{name} is not a readable safetensors file (its header has no shapes); download it again.")
     of_site = _SITE_TENSOR.fullmatch(key)
     if of_site and int(of_site[1] or 0) < MAX_SITES and (version != "1" or key == "direction"):
-        if dtype not in _VECTOR_DTYPES:
-            raise ValueError(f"{name}: '{key}' is {quoted(dtype)}; float32 or float16 is needed.")
+        _check_dtype(name, key, dtype)
         if len(shape) != 3 or not (0 < shape[0] <= MAX_CHANNELS and min(shape[1:]) > 0 and max(shape[1:]) <= MAX_SIDE):
             raise ValueError(f"{name}: '{key}' has shape {quoted(shape)}; [C, H, W] of a U-Net bottleneck is needed.")
     elif (of_response := _RESPONSE_TENSOR.fullmatch(key)) and int(of_response[2] or 0) < MAX_SITES and version == "3":
-        if dtype not in _VECTOR_DTYPES:
-            raise ValueError(f"{name}: '{key}' is {quoted(dtype)}; float32 or float16 is needed.")
+        _check_dtype(name, key, dtype)
         channels, rank = (shape if of_response[1] == "up" else shape[::-1]) if len(shape) == 2 else (0, 0)
         if not (0 < channels <= MAX_CHANNELS and 0 < rank <= MAX_RANK):
             raise ValueError(
@@ -252,3 +247,8 @@ def _check_tensor(name: str, key: str, entry: object, version: str) -> int:
             "or update the pack."
         )
     return math.prod(shape)
+
+
+def _check_dtype(name: str, key: str, dtype: str) -> None:
+    if dtype not in _VECTOR_DTYPES:
+        raise ValueError(f"{name}: '{key}' is {quoted(dtype)}; float32 or float16 is needed.")
