@@ -2,6 +2,7 @@
 
 import copy
 import io
+from dataclasses import replace
 
 import comfy.model_management
 import pytest
@@ -12,6 +13,7 @@ from helpers import Notes, Stop, conditioning, random_vector, record_h, responsi
 from hspace import Vector, apply_steering, load_concept, save_concept
 from hspace.concepts import Choice, NormalisedSum, Response, Sum, UnfinishedVector
 from hspace.discovery import DiscoverySettings, PromptPairs, discover
+from hspace.steering import probe_concepts
 from hspace.viewing import inspection_report
 
 FAST = {"steps": 6, "batch_size": 2, "sample_count": 4, "width": 64, "height": 64, "response_rank": 3}
@@ -106,6 +108,17 @@ def test_the_algebra_knows_it():
     assert NormalisedSum(((1.0, v), (1.0, responsive_vector(model, seed=1)))).coefficients(1).shape == (1, 2)
     assert "rank 3" in inspection_report(v)
     assert "rank" not in inspection_report(random_vector())
+
+
+def test_a_probe_looks_for_it():
+    model = tiny_model()
+    v = responsive_vector(model)
+    constants = Vector(v.tensor, v.name, v.family, decoder=v.decoder)
+    alone = replace(v.scaled(0.0), responses=v.responses)
+    assert alone.steers
+    assert not v.scaled(0.0).steers
+    contents = [probe_concepts(model, [vector])[1].content for vector in (v, constants, alone)]
+    assert len(set(contents)) == 3
 
 
 @pytest.mark.parametrize("unfinished", [False, True])

@@ -96,8 +96,15 @@ class Vector(Concept):
     def _values(self) -> tuple:
         return self.tensor, self.name, self.family, self.provenance, dict(self.decoder), dict(self.responses)
 
+    @property
+    def steers(self) -> bool:
+        """False where it adds nothing to any h."""
+        responses = [response.up for response in self.responses.values()]
+        return any(bool(tensor.any()) for tensor in [*self.tensors.values(), *responses])
+
     @cached_property
-    def _content(self) -> str:
+    def content(self) -> str:
+        """Hex digest of all that decides what it adds, its family and its name; equal vectors have the same."""
         digest = hashlib.sha256(f"{self.family}|{self.name}|".encode())
         for site, tensor in self.tensors.items():
             digest.update(f"{site}|{list(tensor.shape)}|".encode() + tensor.numpy().tobytes())
@@ -107,10 +114,10 @@ class Vector(Concept):
 
     def __eq__(self, other):
         # Two loads of one file are one vector, so that sums store it once.
-        return isinstance(other, Vector) and self._content == other._content
+        return isinstance(other, Vector) and self.content == other.content
 
     def __hash__(self):
-        return hash(self._content)
+        return hash(self.content)
 
     def parts(self) -> tuple[Concept, ...]:
         return ()

@@ -70,7 +70,7 @@ def probe_concepts(model, concepts: Sequence[Concept], start_percent: float = 0.
             )
         factors = concept.coefficients(1)[0].tolist()
         terms = zip(factors, concept.vectors(), strict=True)
-        if not any(factor and any(t.any() for t in vector.tensors.values()) for factor, vector in terms):
+        if not any(factor and vector.steers for factor, vector in terms):
             raise ValueError(f"concept_{number}: '{words}' steers nothing, so there is nothing to look for.")
     patches = [SteeringPatch(concept, 1.0, bottleneck, half="both") for concept in concepts]
     probe = Probe(patches, start_percent, end_percent)
@@ -99,9 +99,7 @@ class Probe:
         digest = hashlib.sha256(repr((self.names, self.start, self.end)).encode("utf-8", "replace"))
         for patch in self.patches:
             digest.update(repr(patch.concept.coefficients(1).tolist()).encode())
-            for vector in patch.concept.vectors():
-                for site, tensor in vector.tensors.items():
-                    digest.update(f"{site}|{list(tensor.shape)}|".encode() + tensor.numpy().tobytes())
+            digest.update("|".join(vector.content for vector in patch.concept.vectors()).encode())
         return digest.hexdigest()
 
     def attach(self, model):
