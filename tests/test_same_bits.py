@@ -23,8 +23,17 @@ from hspace.files import load_concept
 RECORDED = Path(__file__).parent / "data" / "same_bits.json"
 RECORDING = bool(os.environ.get("RECORD_SAME_BITS"))
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
-FAST = {"steps": 8, "batch_size": 2, "sample_count": 4, "width": 128, "height": 128, "sites": "bottleneck"}
+FAST = {
+    "steps": 8,
+    "batch_size": 2,
+    "sample_count": 4,
+    "width": 128,
+    "height": 128,
+    "sites": "bottleneck",
+    "response_rank": 0,
+}
 DECODER = {"sites": "decoder"}
+RESPONSE = {**DECODER, "response_rank": 4}
 SAMPLES = {"samples": torch.randn(5, 4, 16, 16, generator=torch.Generator().manual_seed(3))}
 PAIRS = {"concept": conditioning(1, entries=2), "base": conditioning(2, entries=2)}
 SAME = conditioning(2)
@@ -52,6 +61,9 @@ CASES = {
     "decoder, given samples": {**DECODER, "samples": SAMPLES, **PAIRS},
     "decoder, calibrated and measured": {**DECODER, "steps": 40, "measure_range": True},
     "decoder, v-prediction": {**DECODER, "model": lambda: tiny_model(config_class=TinyVPrediction)},
+    "response": RESPONSE,
+    "response, pairs and keep": {**RESPONSE, **PAIRS, "keep": conditioning(7, entries=3)},
+    "response beside a map": {"response_rank": 4},
     "paper": {"method": "paper"},
     "paper, pairs and avoid": {"method": "paper", **PAIRS, "avoid": conditioning(9)},
     "paper, given samples": {"method": "paper", "samples": SAMPLES, **PAIRS},
@@ -101,6 +113,8 @@ def test_discovery(name):
     metadata = [float(texts[key]) for key in numbers if key in texts]
     latents = torch.cat([batch["samples"].flatten() for batch in samples])
     further = {f"site {site}": summary(tensor) for site, tensor in concept.decoder.items()}
+    for site, response in concept.responses.items():
+        further |= {f"{part} of site {site}": summary(tensor) for part, tensor in response._asdict().items()}
     check(
         name,
         {

@@ -21,6 +21,8 @@ def test_vector_fits_the_demo_model_and_says_how_it_was_found(demo_model, file):
         direction.provenance.to_strings()
     )
     assert file.stat().st_size < 20_000
+    breaks = direction.provenance.strength_breaks
+    assert breaks is None or breaks >= 1, "images break before strength 1"
 
 
 def test_fair_generation_gives_each_image_what_it_drew(demo_model):
