@@ -118,7 +118,7 @@ def discover_extended(bench: Bench, task: Task, seed: int, *, extension: Extensi
         run.model = ExtendedModel(model.model, model.prompts, model.options, model.evaluations, extension, learnt)
         return loop.learn(run, samples)
 
-    discovery, _ = bench.discover(task, seed=seed, recipe=replace(DISTILLED, states=states))
+    discovery, _ = bench.discover(task, seed=seed, recipe=replace(DISTILLED, states=states), response_rank=0)
     scale = discovery.vector.provenance.scale or 1.0
     found = {site: [tensor.detach().clone() for tensor in tensors] for site, tensors in learnt.items()}
     return partial(_steer, discovery.vector.tensors, found, extension, scale), discovery.evaluations

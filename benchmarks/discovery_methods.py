@@ -12,6 +12,7 @@ import torch
 from demo.captions import SKIN_TONES, caption
 from hspace import Vector, apply_steering
 from hspace.bottleneck import find_bottleneck
+from hspace.concepts import Response, side_by_side
 from hspace.discovery import DISTILLED, DiscoverySettings, PromptPairs, Recipe
 from hspace.discovery.distilled import roll_out
 from hspace.discovery.objective import alike, squared_error
@@ -149,7 +150,10 @@ def mean_of_runs(bench: Bench, task: Task, seed: int, *, count: int) -> tuple[Ve
     found = [by_default(bench, task, 100 * seed + run) for run in range(count)]
     vectors, evaluations = zip(*found, strict=True)
     tensors = {site: torch.stack([v.tensors[site] for v in vectors]).mean(0) for site in vectors[0].tensors}
-    return replace(vectors[0], tensor=tensors.pop(0), decoder=tensors), sum(evaluations)
+    responses = {
+        site: side_by_side([v.responses[site].scaled(1 / count) for v in vectors]) for site in vectors[0].responses
+    }
+    return replace(vectors[0], tensor=tensors.pop(0), decoder=tensors, responses=responses), sum(evaluations)
 
 
 def away_from_neighbours(task: Task) -> Task:
@@ -162,7 +166,7 @@ def away_from_neighbours(task: Task) -> Task:
 
 
 def at_random(bench: Bench, task: Task, seed: int) -> tuple[Vector, int]:
-    """A control: random directions, each as long as the default's vector is at that site."""
+    """A control: random directions, and random responses, each as long as the default's vector is at that site."""
     vector, _ = by_default(bench, task, seed)
     random = generator(seed, Stream.RANDOM_VECTOR)
 
@@ -171,14 +175,19 @@ def at_random(bench: Bench, task: Task, seed: int) -> tuple[Vector, int]:
         return drawn * tensor.norm() / drawn.norm()
 
     tensors = {site: alike(tensor) for site, tensor in vector.tensors.items()}
-    return replace(vector, tensor=tensors.pop(0), decoder=tensors), 0
+    responses = {site: Response(*map(alike, response)) for site, response in vector.responses.items()}
+    return replace(vector, tensor=tensors.pop(0), decoder=tensors, responses=responses), 0
 
 
 def without(bench: Bench, task: Task, seed: int, *, sites: Collection[int]) -> tuple[Vector, int]:
     """The default's vector without some of its sites, which nothing was learnt anew for."""
     vector, evaluations = by_default(bench, task, seed)
-    decoder = {site: tensor for site, tensor in vector.decoder.items() if site not in sites}
-    return replace(vector, tensor=vector.tensor * (0 not in sites), decoder=decoder), evaluations
+    decoder, responses = (
+        {site: part for site, part in parts.items() if site not in sites}
+        for parts in (vector.decoder, vector.responses)
+    )
+    vector = replace(vector, tensor=vector.tensor * (0 not in sites), decoder=decoder, responses=responses)
+    return vector, evaluations
 
 
 def zeros(bench: Bench, task: Task, seed: int, *, maps: Collection[int]) -> tuple[Vector, int]:
@@ -201,6 +210,7 @@ _ALL_THAT_IS_ASKED = replace(DISTILLED, error=squared_error, weight=alike)
 _NOT_CALIBRATED = {"calibrate": False}
 _NOISED = {"sample_count": 62, "steps": 104, "calibrate": False}
 """2,480 evaluations for images, 3,328 for learning."""
+_CONSTANTS = {"response_rank": 0}
 _FAR = (1.0, 2.0, 4.0, 8.0)
 """Strengths of vectors that nothing was scaled for."""
 
@@ -213,7 +223,7 @@ RANDOM, SHUFFLED = "control: random vector", "control: sides shuffled"
 RIVALS = {
     DEFAULT: Method(find=by_default),
     SHORT: Method({"steps": 50, "sample_count": 45}),
-    "bottleneck only": Method({"sites": "bottleneck"}),
+    "bottleneck only": Method({"sites": "bottleneck", **_CONSTANTS}),
     PUBLISHED: Method(PAPER_PROTOCOL),
     PAPERS_LOSS: Method({"method": "paper", "sample_count": 62, "steps": 156}),
     "mean difference of h": Method(find=difference_of_means, strengths=_FAR),
@@ -232,8 +242,13 @@ LADDER = {
     "default, on images, every state alike": Method(
         _NOISED, replace(DISTILLED, weight=alike), sampled_under=("concept",)
     ),
-    BEFORE: Method({"guidance": 2.0, "sample_count": 56}, replace(_ALL_THAT_IS_ASKED, states=rolled_out(spread=False))),
-    BEFORE_THAT: Method({"sample_count": 56}, replace(DISTILLED, weight=alike, states=rolled_out(spread=False))),
+    BEFORE: Method(
+        {"guidance": 2.0, "sample_count": 56, **_CONSTANTS},
+        replace(_ALL_THAT_IS_ASKED, states=rolled_out(spread=False)),
+    ),
+    BEFORE_THAT: Method(
+        {"sample_count": 56, **_CONSTANTS}, replace(DISTILLED, weight=alike, states=rolled_out(spread=False))
+    ),
     "default, one noise level a batch": Method(recipe=replace(DISTILLED, states=rolled_out(spread=False))),
     "default, half as many images": Method({"sample_count": 56}),
     "default, every state alike": Method(recipe=replace(DISTILLED, weight=alike)),
@@ -261,9 +276,10 @@ LADDER = {
     "default, a map in the bottleneck": Method(start_from=partial(zeros, maps=[0])),
     "default, a map there at first": Method({"spatial_mean": True}, start_from=partial(zeros, maps=[0])),
     "default, maps at all sites": Method(start_from=partial(zeros, maps=range(6))),
-    "default, and by noise level": Method(find=partial(discover_extended, extension=NoiseLevels(3))),
-    "default, and gains": Method(find=partial(discover_extended, extension=Gains(0.1))),
-    "default, and a response of rank 4": Method({"response_rank": 4}),
+    "default, constants alone": Method(_CONSTANTS),
+    "constants, and by noise level": Method(find=partial(discover_extended, extension=NoiseLevels(3))),
+    "constants, and gains": Method(find=partial(discover_extended, extension=Gains(0.1))),
+    **{f"default, responses of rank {rank}": Method({"response_rank": rank}) for rank in (4, 64)},
     **{f"default without site {site}": Method(find=partial(without, sites=[site])) for site in range(6)},
 }
 """One change each."""

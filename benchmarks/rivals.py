@@ -22,7 +22,7 @@ from hspace.discovery.streams import generator
 
 from .common import Bench, Steer, Stream, Task
 
-RIVAL_SETTINGS = {"steps": 125, "guidance": 4.0, "batch_size": 8, "calibrate": False}
+RIVAL_SETTINGS = {"steps": 125, "guidance": 4.0, "batch_size": 8, "calibrate": False, "response_rank": 0}
 SLIDER_RANK, SLIDER_RATE = 4, 1e-3
 STEPS_OF_A_RUN = 20
 

@@ -207,8 +207,8 @@ class DiscoverConcept(SearchableNode):
                     max=64,
                     optional=True,
                     tooltip="Lets what is added depend on the image: beside its constants, the vector gets a linear "
-                    "map of this rank at each site. 4 helps with traits that lie between two others, such as a medium "
-                    "dark skin tone. 0: the same is added to every image (distilled only).",
+                    "map of this rank at each site, which tells apart whom it has to change much and whom little: try "
+                    "16. 0: the same is added to every image (distilled only).",
                 ),
             ],
             outputs=[

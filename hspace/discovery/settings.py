@@ -39,7 +39,7 @@ class DiscoverySettings:
         sites: "bottleneck": a map of h, as published. "decoder": one value a channel at the entrance of each decoder
             block, the bottleneck included, learnt together. "auto": the method's own (`OWN_SITES`).
         response_rank: `distilled`: rank of what is learnt beside each constant, a linear map of h (`Response`), so that
-            what is added depends on the image; 0 for constants alone.
+            what is added depends on the image; 0 for constants alone. `paper` has none, whatever this says.
         spatial_mean: learn a map, then keep its mean, one value a channel; the last steps already learn with it.
     """
 
