@@ -235,4 +235,5 @@ class Stop(Observer):
             comfy.model_management.interrupt_current_processing()
 
     def stopped(self, vector):
+        assert self.unfinished is None
         self.unfinished = vector

@@ -10,6 +10,7 @@ from hspace_steering.nodes.editor import NodeObserver
 
 from helpers import (
     Notes,
+    Stop,
     TinyVPrediction,
     conditioning,
     node_classes,
@@ -225,15 +226,6 @@ def test_errors_name_the_input(changes, words):
         discover(tiny_model(), PromptPairs(**prompts), DiscoverySettings(name, **{**FAST, **changes}), **extra)
 
 
-class Stop(Watch):
-    """Presses cancel after a step."""
-
-    def __init__(self, step):
-        super().__init__(
-            lambda progress: progress.step == step and comfy.model_management.interrupt_current_processing()
-        )
-
-
 @pytest.mark.parametrize("method", ["distilled", "paper"])
 def test_cancel_within_a_step_keeps_what_was_found_and_resumes(method, vector_folder):
     model, observer = tiny_model(), Stop(3)
@@ -242,7 +234,7 @@ def test_cancel_within_a_step_keeps_what_was_found_and_resumes(method, vector_fo
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         find(model, method=method, samples=samples, observer=observer)
     assert weights_hash(model) == before
-    (partial,) = observer.unfinished
+    partial = observer.unfinished
     assert partial.provenance.steps in (3, 4)
     NodeObserver(model, 6, "test", 0, None).stopped(partial)
     (path,) = vector_folder.glob("partial/*.safetensors")
@@ -266,7 +258,7 @@ def test_spatial_mean_is_one_value_a_channel_and_resumes_from_its_map(stop):
     assert whole.provenance.to_strings()["spatial_mean"] == "true"
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         find(samples=samples, spatial_mean=True, observer=observer)
-    (partial,) = observer.unfinished
+    partial = observer.unfinished
     assert partial.tensor.shape == (64, 8, 8)
     assert "spatial_mean" not in partial.provenance.to_strings()
     resumed = find(samples=samples, spatial_mean=True, start_from=partial).vector
