@@ -276,10 +276,9 @@ LADDER = {
     "default, a map in the bottleneck": Method(start_from=partial(zeros, maps=[0])),
     "default, a map there at first": Method({"spatial_mean": True}, start_from=partial(zeros, maps=[0])),
     "default, maps at all sites": Method(start_from=partial(zeros, maps=range(6))),
-    "default, constants alone": Method(_CONSTANTS),
     "constants, and by noise level": Method(find=partial(discover_extended, extension=NoiseLevels(3))),
     "constants, and gains": Method(find=partial(discover_extended, extension=Gains(0.1))),
-    **{f"default, responses of rank {rank}": Method({"response_rank": rank}) for rank in (4, 64)},
+    **{f"default, responses of rank {rank}": Method({"response_rank": rank}) for rank in (4, 16, 64)},
     **{f"default without site {site}": Method(find=partial(without, sites=[site])) for site in range(6)},
 }
 """One change each."""
