@@ -10,9 +10,9 @@ from functools import partial
 import torch
 
 from demo.captions import SKIN_TONES, caption
-from hspace import Vector, apply_steering
+from hspace import Concept, Vector, apply_steering
 from hspace.bottleneck import find_bottleneck
-from hspace.concepts import Response, side_by_side
+from hspace.concepts import Response, Sum
 from hspace.discovery import DISTILLED, DiscoverySettings, PromptPairs, Recipe
 from hspace.discovery.distilled import roll_out
 from hspace.discovery.objective import alike, squared_error
@@ -49,12 +49,12 @@ class Method:
     sampled_under: tuple[str, ...] = ()
     task: Callable[[Task], Task] | None = None
     start_from: Callable[[Bench, Task, int], tuple[Vector, int]] | None = None
-    find: Callable[[Bench, Task, int], tuple[Vector | Steer, int]] | None = None
+    find: Callable[[Bench, Task, int], tuple[Concept | Steer, int]] | None = None
     strengths: tuple[float, ...] | None = None
     steer: Callable | None = None
 
-    def __call__(self, bench: Bench, task: Task, seed: int) -> tuple[Vector | Steer, int, float]:
-        """A vector or another means of steering, U-Net evaluations (images included), and seconds."""
+    def __call__(self, bench: Bench, task: Task, seed: int) -> tuple[Concept | Steer, int, float]:
+        """A concept or another means of steering, U-Net evaluations (images included), and seconds."""
         began = time.perf_counter()
         result, evaluations = (self.find or self._discover)(bench, task, seed)
         if self.steer:
@@ -145,15 +145,11 @@ def by_default(bench: Bench, task: Task, seed: int) -> tuple[Vector, int]:
 _found: dict[tuple[Bench, str, int], tuple[Vector, int]] = {}
 
 
-def mean_of_runs(bench: Bench, task: Task, seed: int, *, count: int) -> tuple[Vector, int]:
+def mean_of_runs(bench: Bench, task: Task, seed: int, *, count: int) -> tuple[Concept, int]:
     """The mean of the default's vectors of several seeds."""
     found = [by_default(bench, task, 100 * seed + run) for run in range(count)]
     vectors, evaluations = zip(*found, strict=True)
-    tensors = {site: torch.stack([v.tensors[site] for v in vectors]).mean(0) for site in vectors[0].tensors}
-    responses = {
-        site: side_by_side([v.responses[site].scaled(1 / count) for v in vectors]) for site in vectors[0].responses
-    }
-    return replace(vectors[0], tensor=tensors.pop(0), decoder=tensors, responses=responses), sum(evaluations)
+    return Sum(tuple((1 / count, vector) for vector in vectors)), sum(evaluations)
 
 
 def away_from_neighbours(task: Task) -> Task:
