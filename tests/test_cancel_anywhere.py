@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from dataclasses import replace
 
 import comfy.model_management
 import comfy.sample
@@ -10,7 +11,9 @@ import torch
 from hspace_steering.nodes.editor import NodeObserver
 
 from helpers import conditioning, sample, tiny_model, weights_hash
-from hspace.discovery import DiscoverySettings, PromptPairs, discover, preview, run, strength_range
+from hspace.concepts import UnfinishedVector
+from hspace.discovery import DiscoverySettings, PromptPairs, discover, preview, run
+from hspace.discovery.image_judge import ImageJudge
 from hspace.files import load_concept
 
 FAST = {"steps": 4, "batch_size": 2, "sample_count": 2, "width": 128, "height": 128}
@@ -35,7 +38,8 @@ PHASES = {
     "first step": ((run.Run, "backward", 1), {}, (0, 1)),
     "middle": ((run.Run, "backward", 3), {}, (2, 3)),
     "preview": ((preview.Preview, "show", 2), {}, (1, 2, 3)),
-    "measuring the range": ((strength_range, "_losses", 2), {"measure_range": True}, (4,)),
+    "measuring the length": ((ImageJudge, "losses", 2), {"response_rank": 4}, (4,)),
+    "measuring the range": ((ImageJudge, "losses", 2), {"measure_range": True}, (4,)),
 }
 
 
@@ -65,6 +69,34 @@ def test_cancel(phase, monkeypatch, vector_folder):
     gc.collect()
     assert all(found() is None for found in runs), "the run is still held by something"
     assert torch.equal(sample(model), drawn)
+
+
+@pytest.mark.parametrize("samples", [None, torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(3))])
+def test_cancel_while_the_length_is_measured_goes_on_to_the_same_bits(samples, monkeypatch, vector_folder):
+    changes = {"steps": 16, "batch_size": 4, "learning_rate": 3.0, "width": 64, "height": 64, "response_rank": 4}
+    settings, pairs = DiscoverySettings("test", **changes), PromptPairs(conditioning(1), conditioning(2))
+    model = tiny_model()
+    with torch.inference_mode():
+        whole = discover(model, pairs, settings, samples).vector
+        with monkeypatch.context() as patch:
+            cancel_when(patch, ImageJudge, "losses", 2)
+            observer = NodeObserver(model, 4, "test", 1, None)
+            with pytest.raises(comfy.model_management.InterruptProcessingException):
+                discover(model, pairs, settings, samples, observer=observer)
+        (path,) = vector_folder.glob("partial/*.safetensors")
+        partial = load_concept(path)
+        resumed = discover(model, pairs, settings, samples, partial)
+    assert isinstance(partial, UnfinishedVector)
+    assert not isinstance(resumed.vector, UnfinishedVector)
+    assert resumed.vector.content == whole.content
+    assert resumed.vector.provenance.scale == whole.provenance.scale != 1
+    assert torch.isfinite(resumed.samples[0]).all()
+    assert resumed.samples[0].std() > 0.1
+    # With batches of another size its sampling runs cannot be gone on with, so it takes a step of new ones.
+    with torch.inference_mode():
+        again = discover(model, pairs, replace(settings, batch_size=3), samples, partial).vector
+    assert again.provenance.steps == 16
+    assert torch.equal(again.tensor, whole.tensor) == (samples is not None)
 
 
 def test_a_picture_that_fails_does_not_take_the_finished_vector_with_it(monkeypatch, vector_folder, caplog):

@@ -20,7 +20,7 @@ from helpers import (
     tiny_model,
     weights_hash,
 )
-from hspace.concepts import UnfinishedVector
+from hspace.concepts import Response, UnfinishedVector
 from hspace.discovery import DISTILLED, PAPER, DiscoverySettings, Observer, PromptPairs, discover, distilled
 from hspace.discovery.objective import (
     GRADIENT_SCALE,
@@ -386,7 +386,13 @@ def test_the_less_of_its_concept_a_vector_explains_the_less_it_is_scaled_up(reac
     values = torch.tensor([reach if clear is None else 2 * reach - clear, *([] if clear is None else [clear])])
     optimiser._errors, optimiser._reaches = [torch.ones(1)], [Reach(values, torch.arange(len(values)) > 0)]
     optimiser.descend()
-    assert optimiser.scale == pytest.approx(max(scale, 1.0) if avoids else scale)
+    wanted = max(scale, 1.0) if avoids else scale
+    assert optimiser.scale == pytest.approx(wanted)
+    optimiser.responses = {0: Response(torch.zeros(1, 1), torch.zeros(1, 1))}
+    assert optimiser.settled == (reach == 0)
+    assert optimiser.scale == 1
+    optimiser.longest = 1.1
+    assert optimiser.scale == pytest.approx(min(wanted, 1.1))
 
 
 def test_a_sample_counts_by_what_the_teacher_asks_for():

@@ -16,7 +16,15 @@ from hspace.discovery import DiscoverySettings, PromptPairs, discover
 from hspace.steering import probe_concepts
 from hspace.viewing import inspection_report
 
-FAST = {"steps": 6, "batch_size": 2, "sample_count": 4, "width": 64, "height": 64, "response_rank": 3}
+FAST = {
+    "steps": 6,
+    "batch_size": 2,
+    "sample_count": 4,
+    "width": 64,
+    "height": 64,
+    "response_rank": 3,
+    "calibrate": False,
+}
 
 
 def by_hand(model, terms, mask=None):

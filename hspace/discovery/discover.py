@@ -25,6 +25,8 @@ from .addition import Addition
 from .beginning import beginning_note, latent_shape, start_vector, with_responses
 from .frozen_model import FrozenModel
 from .gradients import gradients_through, recomputing, to_normal
+from .image_judge import ImageJudge
+from .length import sound_length
 from .observer import Observer
 from .optimiser import VectorOptimiser
 from .preview import Preview
@@ -194,9 +196,12 @@ class _DiscoverySampler(comfy.samplers.Sampler):
             if self.observer.preview_every:
                 run.preview = Preview(frozen, noise.shape[1:], self.observer.preview_every, settings.seed, noise.device)
             latents = self.recipe.states(run, self.samples)
+            judge = ImageJudge(frozen, noise.shape[1:], settings.seed, settings.batch_size, noise.device)
+            learnt = optimiser.addition.scaled(1.0)
+            if optimiser.needs_longest:
+                optimiser.longest = sound_length(judge, learnt, optimiser.wanted_scale)
             if settings.measure_range:
-                vector = optimiser.addition.scaled(optimiser.scale)
-                self.strengths = measure_range(frozen, vector, noise.shape[1:], settings.seed, settings.batch_size)
+                self.strengths = measure_range(judge, learnt.scaled(optimiser.scale))
             return latents
 
     @property
@@ -213,12 +218,12 @@ class _DiscoverySampler(comfy.samplers.Sampler):
     def vector(self) -> Vector:
         """The vector as it is so far."""
         optimiser = self.run.optimiser
-        learnt = optimiser.addition if optimiser.finished else Addition(optimiser.tensors, optimiser.responses)
+        learnt = optimiser.addition if optimiser.settled else Addition(optimiser.tensors, optimiser.responses)
         learnt = learnt.scaled(optimiser.scale)
         tensors = dict(learnt.constants)
         names = self.settings.name, self.bottleneck.family
         values = (tensors.pop(0), *names, self._provenance(), tensors, learnt.responses)
-        return Vector(*values) if optimiser.finished else UnfinishedVector(*values, self.run.state())
+        return Vector(*values) if optimiser.settled else UnfinishedVector(*values, self.run.state())
 
     def _provenance(self) -> Provenance:
         settings, optimiser, texts = self.settings, self.run.optimiser, self.pairs.texts
@@ -241,7 +246,7 @@ class _DiscoverySampler(comfy.samplers.Sampler):
             learning_rate=settings.learning_rate,
             guidance=settings.guidance,
             seed=settings.seed,
-            spatial_mean=settings.spatial_mean and optimiser.finished,
+            spatial_mean=settings.spatial_mean and optimiser.settled,
             sites="decoder" if len(optimiser.tensors) > 1 else "",
             model_patches=f"{patches} weights (LoRA, merge ...)" if patches else "",
             reach=optimiser.reach,

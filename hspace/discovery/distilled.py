@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from .objective import Reach, mean_square, named_concept, prediction_scale, relative_reach
-from .roll_out_schedule import RollOutSchedule, RollOutState
+from .roll_out_schedule import Place, RollOutSchedule, RollOutState
 from .samples import SampleBatches
 from .streams import Stream
 
@@ -69,6 +69,12 @@ def roll_out(run: Run, *, cfg: float = ROLL_OUT_CFG, until: float = LEARN_UNTIL,
     sigmas = roll_out_sigmas(run, until).tolist()
     spread = spread and run.model.may_mix_noise_levels
     x, schedule = _begun(run, sigmas, spread)
+    if run.finished:  # it was stopped between its last step and its end
+        places = schedule.at(run.optimiser.step - 1)
+        level = x.new_tensor([place.next_sigma for place in places])
+        prompts = run.model.prompts.prompts_of("base", _pairs(run, places))
+        (student,) = run.model.predict([prompts], x, level, add=run.optimiser.addition)
+        return _guided(run, student, x, level, cfg)
     images: list[torch.Tensor] = []
     while not run.finished:
         places = schedule.at(run.optimiser.step)
@@ -77,8 +83,7 @@ def roll_out(run: Run, *, cfg: float = ROLL_OUT_CFG, until: float = LEARN_UNTIL,
             if place.begins:
                 noise = start_noise(run, place.run, image)[None].to(run.device)
                 x[image] = run.model.pure_noise(noise, x.new_tensor(place.sigma))[0]
-        pairs_of = {number: run.pairs(number) for number in {place.run for place in places}}
-        pairs = [pairs_of[place.run][image] for image, place in enumerate(places)]
+        pairs = _pairs(run, places)
         level = x.new_tensor([place.sigma for place in places])
         following = x.new_tensor([place.next_sigma for place in places])
         student = teach(run, x, level, pairs)
@@ -89,6 +94,12 @@ def roll_out(run: Run, *, cfg: float = ROLL_OUT_CFG, until: float = LEARN_UNTIL,
         run.report(denoised)
     underway = [denoised[i] for i, place in enumerate(places) if place.next_sigma or not place.whole]
     return torch.stack(images + underway)
+
+
+def _pairs(run: Run, places: list[Place]) -> list[int]:
+    """The pair of each image of the batch."""
+    of_run = {number: run.pairs(number) for number in {place.run for place in places}}
+    return [of_run[place.run][image] for image, place in enumerate(places)]
 
 
 def _guided(run: Run, student: torch.Tensor, x: torch.Tensor, level: torch.Tensor, cfg: float) -> torch.Tensor:
@@ -109,6 +120,8 @@ def _begun(run: Run, sigmas: list[float], spread: bool) -> tuple[torch.Tensor, R
             "start_from was stopped in the middle of sampling runs of another size, batch_size or number of steps; the "
             "vector goes on, with new sampling runs."
         )
+        if run.finished:
+            step = run.optimiser.take_back()
     return torch.zeros(run.shape, device=run.device), RollOutSchedule(sigmas, batch, spread=spread, began=step)
 
 

@@ -42,6 +42,7 @@ class VectorOptimiser:
     Attributes:
         losses: mean error of each step, those of an interrupted run included.
         rms: root mean square of h by site, to which `DISTILLED` relates its learning rates; None until it is measured.
+        longest: the greatest factor on the learnt vector that images bear (`sound_length`); None until it is measured.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class VectorOptimiser:
         self.adam = torch.optim.Adam(groups, betas=recipe.betas)
         self.losses: list[float] = []
         self.rms: dict[int, float] | None = None
+        self.longest: float | None = None
         self._means = {name: RunningMean(**options) for name, options in _MEANS.items()}
         self._errors: list[torch.Tensor] = []
         self._reaches: list[Reach] = []
@@ -164,6 +166,11 @@ class VectorOptimiser:
         if self._changes:
             self._means["asked"].add(torch.cat(self._changes))
 
+    def take_back(self) -> int:
+        """Count the last step as not taken, so that there is one more to take; returns how many are left."""
+        self.losses.pop()
+        return self.step
+
     @property
     def change_asked(self) -> float:
         """Mean square of what was asked of an image so far; before the first one 1, that of what a model predicts."""
@@ -181,13 +188,35 @@ class VectorOptimiser:
         return self._means["clear_reach"].value
 
     @property
+    def calibrates(self) -> bool:
+        """True where the vector, once it is learnt, is to be scaled."""
+        return self.settings.calibrate and self.finished and (self.reach or 0.0) > 0
+
+    @property
+    def needs_longest(self) -> bool:
+        """True where the vector, once it is learnt, may be too long for images: where it has responses."""
+        return self.calibrates and bool(self.responses)
+
+    @property
+    def settled(self) -> bool:
+        """True where the vector is learnt, and as long as it is to be."""
+        return self.finished and (self.longest is not None or not self.needs_longest)
+
+    @property
     def scale(self) -> float:
-        """The factor on the finished vector that brings its reach to 1, or as near to it as does no harm; at least 1
-        where it falls short or is to go beyond, and 1 where there is no reach.
-        """
-        reach = self.reach or 0.0
-        if not (self.settings.calibrate and self.finished and reach > 0):
+        """The factor on the settled vector: what its reach asks for, and no longer than images bear."""
+        if not self.settled:
             return 1.0
+        return self.wanted_scale if self.longest is None else min(self.wanted_scale, self.longest)
+
+    @property
+    def wanted_scale(self) -> float:
+        """The factor on the learnt vector that brings its reach to 1, or as near to it as helps; at least 1 where it
+        falls short or is to go beyond, and 1 where there is no reach.
+        """
+        if not self.calibrates:
+            return 1.0
+        reach = self.reach or 0.0
         longest = min(LONGEST, LONGEST_AT_NO_REACH + LONGEST_BY_REACH * (self.clear_reach or 0.0))
         scale = min(1 / reach, max(1.0, longest))
         return max(1.0, scale) if self.avoids else scale
@@ -196,6 +225,8 @@ class VectorOptimiser:
         """The tensors that `resume` needs: Adam's moments, the losses, and the sizes of h that rates refer to."""
         state = {"losses": torch.tensor(self.losses, dtype=torch.float64)}
         state |= {name: mean.state() for name, mean in self._means.items() if mean.count or name == "reach"}
+        if self.finished:
+            state["learnt"] = torch.tensor(float(self.step)).double()
         state |= {_key("rms", site): torch.tensor(self._rms_at(site)) for site in self.tensors}
         for half, site, tensor in self._learnt:
             moments = self.adam.state.get(tensor, {})
@@ -218,8 +249,9 @@ class VectorOptimiser:
         except ValueError as error:
             raise ValueError(_DAMAGED) from error
         steps = len(state["losses"])
-        # A run that was to be as short as this, or shorter, takes one more step.
-        self.losses = state["losses"][: self.settings.steps - 1].tolist()
+        # A run that is to be shorter than this by now takes one more step, near whose end a reach is measured.
+        learnt = "learnt" in state and steps == self.settings.steps
+        self.losses = state["losses"][: self.settings.steps - (not learnt)].tolist()
         self.rms = {site: state[_key("rms", site)].item() for site in self.tensors}
         for half, site, tensor in self._learnt:
             # Copies: nodes load files in inference mode, and Adam may not change such tensors in place.

@@ -32,8 +32,9 @@ class DiscoverySettings:
         width, height: of those images, in pixels; 0 for the model's native size.
         seed: of every random number.
         calibrate: scale a finished `distilled` vector by its reach (`objective.relative_reach`), so that at strength 1
-            it goes as far as the concept prompt itself. Fitted to a guided teacher, vectors of concepts that are easy
-            to explain overshoot, and those of others fall short.
+            it goes as far as the concept prompt itself, and, where it has responses, no further than images bear
+            (`sound_length`). Fitted to a guided teacher, vectors of concepts that are easy to explain overshoot, and
+            those of others fall short.
         measure_range: measure the strengths between which the finished vector works (`strength_range`).
         gradient_checkpointing: compute the decoder's activations again in the backward pass instead of keeping them.
         sites: "bottleneck": a map of h, as published. "decoder": one value a channel at the entrance of each decoder

@@ -13,23 +13,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import comfy.model_management
 import numpy as np
-import torch
 
 from ..concepts import VERDICTS
 from .addition import Addition
-from .distilled import ROLL_OUT_CFG
-from .frozen_model import FrozenModel
-from .objective import mean_square, prediction_scale
-from .streams import Stream, generator
+from .image_judge import BROKEN, ImageJudge, Losses
 
 STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
-IMAGES, STEPS = 8, 10
-NOISE_LEVELS = (0.4, 0.55, 0.7)
-"""Places in the noise schedule, 0 the noisiest: where details are there to be broken, and little noise hides them."""
-BROKEN = 2.0
-"""Loss relative to that of unsteered images. The emoji model begins to lose professions there (docs/decisions.md)."""
 THERE = 0.85
 """Share of the images, of those of the concept prompt that show the concept, that must show it: seven of eight."""
 TELLS_APART = 2.0
@@ -140,78 +130,25 @@ class StrengthRange:
         return next((row.strength for row, share in sound if row.loss < BROKEN and share >= wanted), None)
 
 
-def measure_range(
-    model: FrozenModel, vector: Addition, shape: tuple[int, ...], seed: int, batch_size: int
-) -> StrengthRange:
+def measure_range(judge: ImageJudge, vector: Addition) -> StrengthRange:
     """Sample eight images at each of `STRENGTHS` and judge them, until they break, and eight of the concept prompt.
 
-    At most 2,080 U-Net evaluations, usually about 1,450. The seeds are the same at each strength, and so is the noise
-    of each judgement.
+    At most 2,080 U-Net evaluations, usually about 1,450.
 
     Args:
-        model: with the pairs of prompts that the vector was found on.
+        judge: of images of the prompts that the vector was found on.
         vector: what is judged, at strength 1.
-        shape: of a latent, `[C, h, w]`.
-        batch_size: images at a time.
     """
-    device = next(iter(vector.constants.values())).device
-
-    def judge(add: Addition | None, role: str = "base") -> tuple[torch.Tensor, torch.Tensor]:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        return _losses(model, add, shape, seed, batch_size, device, role)
-
+    reference = judge.losses(None, "concept") if "concept" in judge.model.prompts.roles else None
     rows: list[Row] = []
-    with torch.no_grad():
-        reference = judge(None, "concept") if "concept" in model.prompts.roles else None
-        unsteered = None
-        for strength in (0.0, *STRENGTHS):
-            add = vector.scaled(strength) if strength else None
-            without, with_concept = judge(add)
-            best = min(without.mean().item(), with_concept.mean().item())
-            unsteered = unsteered or best
-            rows.append(Row(strength, tuple((without - with_concept).tolist()), best / unsteered))
-            if rows[-1].loss >= BROKEN:
-                break
-    return StrengthRange(tuple(rows), () if reference is None else tuple((reference[0] - reference[1]).tolist()))
+    for strength in (0.0, *STRENGTHS):
+        losses = judge.losses(vector.scaled(strength)) if strength else judge.unsteered
+        rows.append(Row(strength, _evidence(losses), judge.relative(losses)))
+        if rows[-1].loss >= BROKEN:
+            break
+    return StrengthRange(tuple(rows), () if reference is None else _evidence(reference))
 
 
-def _losses(
-    model: FrozenModel,
-    add: Addition | None,
-    shape: tuple[int, ...],
-    seed: int,
-    batch_size: int,
-    device: torch.device,
-    role: str,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Losses `[IMAGES]` of images of a role's prompts, steered by `add`, under the prompts without the concept and
-    under those with it.
-    """
-    roles = ("base", "concept") if "concept" in model.prompts.roles else ("avoid", "base")
-    losses: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
-    for number, start in enumerate(range(0, IMAGES, batch_size)):
-        pairs = model.prompts.of_batch(min(batch_size, IMAGES - start), number, seed, keep=False)
-        noise = torch.randn(len(pairs), *shape, generator=generator(seed, Stream.RANGE_IMAGES, number)).to(device)
-        sigmas = model.sigmas(STEPS).to(device)
-        sampled = model.prompts.prompts_of(role, pairs)
-        latents = model.sample(sampled, model.pure_noise(noise, sigmas[0]), sigmas, ROLL_OUT_CFG, add)
-        prompts = [model.prompts.prompts_of(judge, pairs) for judge in roles]
-        for total, loss in zip(losses, _judge(model, prompts, latents, seed, number), strict=True):
-            total.append(loss)
-    return torch.cat(losses[0]), torch.cat(losses[1])
-
-
-def _judge(
-    model: FrozenModel, prompts: list[list[dict]], latents: torch.Tensor, seed: int, number: int
-) -> list[torch.Tensor]:
-    """Mean square error `[B]` of the unsteered model's prediction of noise on the latents, by prompt."""
-    sampling = model.sampling
-    totals = [torch.zeros(latents.shape[0], device=latents.device) for _ in prompts]
-    for level, percent in enumerate(NOISE_LEVELS):
-        sigma = torch.full((latents.shape[0],), sampling.percent_to_sigma(percent)).to(latents)
-        noise = torch.randn(latents.shape, generator=generator(seed, Stream.RANGE_JUDGEMENT, number, level)).to(latents)
-        x = sampling.noise_scaling(sigma.reshape(-1, 1, 1, 1), noise, latents)
-        scale = prediction_scale(sampling, sigma)
-        for total, denoised in zip(totals, model.predict(prompts, x, sigma), strict=True):
-            total += mean_square((denoised - latents) * scale)
-    return [total / len(NOISE_LEVELS) for total in totals]
+def _evidence(losses: Losses) -> tuple[float, ...]:
+    without, with_concept = losses
+    return tuple((without - with_concept).tolist())
