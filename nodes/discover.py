@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from comfy_api.latest import io
 
+from ..hspace.concepts import MAX_RANK
 from ..hspace.discovery import METHODS, SITES, DiscoverySettings, PromptPairs, check_name, discover
 from ..hspace.files import safe_concept_name
 from ..hspace.prompts import noted_texts, prompt_texts
@@ -35,10 +36,9 @@ class DiscoverConcept(SearchableNode):
             node_id="HSpaceDiscoverConcept",
             display_name="Discover Concept Direction",
             category=CATEGORY,
-            description="Finds the vector that stands for a concept while the model stays frozen: it learns what "
-            "the base prompt ('a doctor') omits from the concept prompt ('a woman doctor'). With "
-            "several pairs, joined with Conditioning (Combine) in the same order on both sides, the "
-            "vector generalises to other prompts.",
+            description="Finds the vector that stands for a concept while the model stays frozen: it learns what the "
+            "base prompt ('a doctor') omits from the concept prompt ('a woman doctor'). With several pairs, joined "
+            "with Conditioning (Combine) in the same order on both sides, the vector generalises to other prompts.",
             essentials_category=CATEGORY,
             inputs=[
                 io.Model.Input(
@@ -204,7 +204,7 @@ class DiscoverConcept(SearchableNode):
                     "response_rank",
                     default=0,
                     min=0,
-                    max=64,
+                    max=MAX_RANK,
                     optional=True,
                     tooltip="Lets what is added depend on the image: beside its constants, the vector gets a linear "
                     "map of this rank at each site, which tells apart whom it has to change much and whom little: try "
