@@ -345,14 +345,14 @@ def test_calibration_scales_a_vector_to_a_reach_of_1(monkeypatch):
         reaches.append(Reach(*values))
         return reaches[-1]
 
-    options = {"steps": 40, "batch_size": 4, "learning_rate": 10.0, "guidance": 100.0}
+    options = {"steps": 40, "batch_size": 4, "width": 64, "height": 64, "learning_rate": 10.0, "guidance": 100.0}
     raw, calibrated = find(calibrate=False, **options), find(**options)
     reach = raw.vector.provenance.reach
     assert reach > 1
     assert raw.vector.provenance.scale == 1
     torch.testing.assert_close(calibrated.vector.tensor, raw.vector.tensor / reach, rtol=1e-3, atol=1e-6)
     monkeypatch.setattr(distilled, "Reach", spy)
-    options = {"steps": 16, "batch_size": 4, "learning_rate": 3.0, "guidance": 3.0}
+    options |= {"steps": 16, "learning_rate": 3.0, "guidance": 3.0}
     raw = find(calibrate=False, **options)
     clear = torch.cat([reach.values[reach.clear] for reach in reaches]).mean().item()
     calibrated = find(**options)

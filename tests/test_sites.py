@@ -252,8 +252,8 @@ def test_a_stopped_discovery_goes_on_to_the_same_bits(tmp_path):
 
 
 def test_range_and_calibration_take_all_sites():
-    assert find(measure_range=True, width=64, height=64).strengths.rows[0].strength == 0
-    options = {"steps": 40, "batch_size": 4, "learning_rate": 10.0, "guidance": 100.0}
+    assert find(measure_range=True, width=64, height=64, batch_size=8).strengths.rows[0].strength == 0
+    options = {"steps": 40, "batch_size": 4, "width": 64, "height": 64, "learning_rate": 10.0, "guidance": 100.0}
     raw, calibrated = find(calibrate=False, **options).vector, find(**options).vector
     assert raw.provenance.reach > 0.7  # nothing keeps it from being scaled to 1
     for site, tensor in calibrated.tensors.items():
