@@ -69,12 +69,8 @@ def roll_out(run: Run, *, cfg: float = ROLL_OUT_CFG, until: float = LEARN_UNTIL,
     sigmas = roll_out_sigmas(run, until).tolist()
     spread = spread and run.model.may_mix_noise_levels
     x, schedule = _begun(run, sigmas, spread)
-    if run.finished:  # it was stopped between its last step and its end
-        places = schedule.at(run.optimiser.step - 1)
-        level = x.new_tensor([place.next_sigma for place in places])
-        prompts = run.model.prompts.prompts_of("base", _pairs(run, places))
-        (student,) = run.model.predict([prompts], x, level, add=run.optimiser.addition)
-        return _guided(run, student, x, level, cfg)
+    if run.finished:  # it was stopped while its length was measured
+        return _ended(run, x, schedule.at(run.optimiser.step - 1), cfg)
     images: list[torch.Tensor] = []
     while not run.finished:
         places = schedule.at(run.optimiser.step)
@@ -94,6 +90,23 @@ def roll_out(run: Run, *, cfg: float = ROLL_OUT_CFG, until: float = LEARN_UNTIL,
         run.report(denoised)
     underway = [denoised[i] for i, place in enumerate(places) if place.next_sigma or not place.whole]
     return torch.stack(images + underway)
+
+
+def _ended(run: Run, x: torch.Tensor, places: list[Place], cfg: float) -> torch.Tensor:
+    """The images that sampling runs which take no further step are on the way to.
+
+    Args:
+        x: states after the last step.
+        places: of the images at that step.
+    """
+    model, pairs = run.model, _pairs(run, places)
+    level = x.new_tensor([place.next_sigma for place in places])
+
+    def steered(part: slice) -> torch.Tensor:
+        prompts = model.prompts.prompts_of("base", pairs[part])
+        return model.predict([prompts], x[part], level[part], add=run.optimiser.addition)[0]
+
+    return _guided(run, run.in_parts(steered, len(x)), x, level, cfg)
 
 
 def _pairs(run: Run, places: list[Place]) -> list[int]:

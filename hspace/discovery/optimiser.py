@@ -167,7 +167,7 @@ class VectorOptimiser:
             self._means["asked"].add(torch.cat(self._changes))
 
     def take_back(self) -> int:
-        """Count the last step as not taken, so that there is one more to take; returns how many are left."""
+        """Count the last step as not taken, so that it is taken again; returns the steps taken."""
         self.losses.pop()
         return self.step
 
