@@ -197,7 +197,7 @@ class _DiscoverySampler(comfy.samplers.Sampler):
                 run.preview = Preview(frozen, noise.shape[1:], self.observer.preview_every, settings.seed, noise.device)
             latents = self.recipe.states(run, self.samples)
             judge = ImageJudge(frozen, noise.shape[1:], settings.seed, settings.batch_size, noise.device)
-            learnt = optimiser.addition.scaled(1.0)
+            learnt = optimiser.addition
             if optimiser.needs_longest:
                 optimiser.longest = sound_length(judge, learnt, optimiser.wanted_scale)
             if settings.measure_range:

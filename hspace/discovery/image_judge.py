@@ -89,5 +89,12 @@ class ImageJudge:
         return [total / len(NOISE_LEVELS) for total in totals]
 
 
+def crossing(bound: float, before: tuple[float, float], after: tuple[float, float]) -> float:
+    """The strength at which the loss is `bound`, on a straight line between two strengths and their losses."""
+    (strength, loss), (next_strength, next_loss) = before, after
+    way = (bound - loss) / (next_loss - loss)
+    return strength + way * (next_strength - strength)
+
+
 def _best(losses: Losses) -> float:
     return min(loss.mean().item() for loss in losses)

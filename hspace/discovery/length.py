@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from .addition import Addition
-from .image_judge import ImageJudge
+from .image_judge import ImageJudge, crossing
 
 SOUND = 1.8
 """Loss of images, relative to that of unsteered ones, up to which they hold together: some way from `BROKEN`."""
@@ -40,5 +40,5 @@ def sound_length(judge: ImageJudge, learnt: Addition, wanted: float) -> float:
             "guidance, or run the model in bf16 or fp32."
         )
     if between > SOUND:
-        return tried * (SOUND - 1) / (between - 1)
-    return tried + (wanted - tried) * (SOUND - between) / (furthest - between)
+        return crossing(SOUND, (0.0, 1.0), (tried, between))
+    return crossing(SOUND, (tried, between), (wanted, furthest))

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..concepts import VERDICTS
 from .addition import Addition
-from .image_judge import BROKEN, ImageJudge, Losses
+from .image_judge import BROKEN, ImageJudge, Losses, crossing
 
 STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 THERE = 0.85
@@ -100,8 +100,7 @@ class StrengthRange:
         """The strength, between two that were tried, at which images begin to break; None where they never did."""
         for before, after in zip(self.rows, self.rows[1:], strict=False):
             if after.loss >= BROKEN:
-                way = (BROKEN - before.loss) / (after.loss - before.loss)
-                return before.strength + way * (after.strength - before.strength)
+                return crossing(BROKEN, (before.strength, before.loss), (after.strength, after.loss))
         return None
 
     def facts(self) -> dict[str, Any]:
