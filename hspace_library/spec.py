@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from hspace.concepts import shortened
 from hspace.discovery import DiscoverySettings
 from hspace.files import is_name, safe_name
 from hspace.prompts import PAIR_PRESETS, PairTemplates, TextPair, expand_kept, expand_templates
@@ -220,7 +221,9 @@ def read_library(path: Path) -> Library:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark else ""
-        raise ValueError(f"{path}{place}: not valid YAML ({getattr(error, 'problem', 'unreadable')}).") from error
+        raise ValueError(
+            f"{path}{place}: not valid YAML ({shortened(getattr(error, 'problem', 'unreadable'))})."
+        ) from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: it should say checkpoints and concepts; docs/library.md shows one.")
     try:
@@ -251,5 +254,5 @@ def _in_words(error: ValidationError) -> list[str]:
         text = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
             text = "not known; correct the spelling, or remove it"
-        lines.append(f"{place}: {text}" if place else text)
+        lines.append(shortened(f"{place}: {text}" if place else text, 500))
     return lines

@@ -9,7 +9,6 @@ import errno
 import gc
 import os
 import platform
-import textwrap
 import time
 from pathlib import Path
 
@@ -18,6 +17,8 @@ from .comfyui import find_comfyui
 FATAL = (ValueError, TypeError, FloatingPointError)
 """Errors that would come again; others may be of memory, of a disk or of a network, and are tried again."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
+LONGEST_LINE = 500
+"""Characters of what an error says."""
 
 
 class Stopped(Exception):
@@ -25,9 +26,10 @@ class Stopped(Exception):
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, on one line of reasonable length."""
+    """What an error says, on one line of at most about `LONGEST_LINE` characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return textwrap.shorten(lines[0], 500, placeholder=" ...") if lines else type(error).__name__
+    line = lines[0] if lines else type(error).__name__
+    return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}…"
 
 
 class Worker:

@@ -128,6 +128,10 @@ SAFETENSORS = {
         "not a readable",
     ),
     "tensors cut off": (lambda: raw(with_tensors(), b"\0" * 31), "not a readable"),
+    "offsets that are a novel": (
+        lambda: raw(with_tensors(direction={**entry("F32", [2, 2, 2]), "data_offsets": "x" * 90_000})),
+        "not a readable",
+    ),
     "a dtype that is none": (
         lambda: raw({"__metadata__": GOOD, "direction": {"dtype": {}, "shape": [1, 1, 1], "data_offsets": [0, 4]}}),
         "no shapes",

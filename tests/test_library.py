@@ -116,14 +116,24 @@ def ray():
         ({"concepts": [{"preset": "man", "settings": {"stpes": 3}}]}, "'man', settings: stpes: not known"),
         ({"workers": {"gpus": 0}}, "workers.gpus: Input should be greater than 0"),
         ({"surprise": 1}, "surprise: not known; correct the spelling, or remove it"),
+        ({"s" * 9000: 1}, "s" * 400),
     ],
 )
-def test_faults_of_a_specification_are_one_line_each(tmp_path, capsys, changes, said):
+def test_faults_of_a_specification_are_one_short_line_each(tmp_path, capsys, changes, said):
     assert main(["build", str(written(tmp_path, **changes)), "--out", str(tmp_path / "out")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("hspace-library: ")
     assert said in line
+    assert len(line) < 1000
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_yaml_is_quoted_shortly(tmp_path):
+    spec = tmp_path / "library.yaml"
+    spec.write_text("a: *" + "x" * 9000)
+    with pytest.raises(ValueError, match="line 1: not valid YAML .found undefined alias") as caught:
+        read_library(spec)
+    assert len(str(caught.value)) < 1000
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from .concept import NOTHING, Concept, Sum
 from .finite import check_finite
 from .normalised import NormalisedSum
 from .provenance import VERDICTS, Provenance
-from .quoting import NOT_IN_ONE_LINE, quoted
+from .quoting import NOT_IN_ONE_LINE, quoted, shortened
 from .resizing import resize_vector
 from .response import MAX_RANK, Response, side_by_side
 from .sweep import Sweep
@@ -35,5 +35,6 @@ __all__ = [
     "parse_weights",
     "quoted",
     "resize_vector",
+    "shortened",
     "side_by_side",
 ]

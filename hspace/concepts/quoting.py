@@ -12,10 +12,15 @@ LONGEST_DESCRIPTION = 50_000
 _BREAKS = re.compile(f"[{NOT_IN_ONE_LINE}]+")
 
 
+def shortened(text: object, longest: int = 200) -> str:
+    """A text on one line of at most so many characters, such as what a library's error quotes of a stranger's file."""
+    flat = _BREAKS.sub(" ", str(text)[: longest + 1])
+    return flat if len(flat) <= longest else f"{flat[:longest]}…"
+
+
 def quoted(text: object, longest: int = 60) -> str:
     """A text of a stranger in quotes, on one line and shortened, for messages."""
-    flat = _BREAKS.sub(" ", str(text)[: longest + 1])
-    return f"'{flat}'" if len(flat) <= longest else f"'{flat[:longest]}…'"
+    return f"'{shortened(text, longest)}'"
 
 
 def bounded(text: str) -> str:

@@ -20,7 +20,7 @@ import safetensors
 import torch
 from safetensors.torch import load, save
 
-from ..concepts import MAX_RANK, Provenance, Response, UnfinishedVector, Vector, check_finite, quoted
+from ..concepts import MAX_RANK, Provenance, Response, UnfinishedVector, Vector, check_finite, quoted, shortened
 from .modelspec import modelspec, with_kept_modelspec, without_modelspec
 from .names import MAX_NAME, is_name, safe_concept_name
 from .reading import GET_ANOTHER, MAX_BYTES, parse_json, read_file
@@ -89,7 +89,9 @@ def parse_concept(content: bytes, name: str) -> Vector:
     try:
         tensors = load(content)
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{name} is not a readable safetensors file ({error}); download it again.") from error
+        raise ValueError(
+            f"{name} is not a readable safetensors file ({shortened(error)}); download it again."
+        ) from error
     check_finite(name, tensors, GET_ANOTHER)
     texts = {key: text for key, text in metadata.items() if key not in _OF_THE_FILE}
     provenance = Provenance.from_strings(with_kept_modelspec(texts))
