@@ -131,7 +131,7 @@ def test_faults_of_a_specification_are_one_short_line_each(tmp_path, capsys, cha
 def test_what_is_no_yaml_is_quoted_shortly(tmp_path):
     spec = tmp_path / "library.yaml"
     spec.write_text("a: *" + "x" * 9000)
-    with pytest.raises(ValueError, match="line 1: not valid YAML .found undefined alias") as caught:
+    with pytest.raises(ValueError, match="found undefined alias") as caught:
         read_library(spec)
     assert len(str(caught.value)) < 1000
 
