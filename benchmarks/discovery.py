@@ -48,7 +48,7 @@ from .common import (
     with_interval,
     write_report,
 )
-from .discovery_methods import DEFAULT, LADDER, METHODS, PUBLISHED, RIVALS
+from .discovery_methods import CONSTANTS, DEFAULT, LADDER, METHODS, PUBLISHED, RIVALS
 from .shipped_vectors import TASKS
 from .style_judge import StyleJudge
 
@@ -87,6 +87,7 @@ CONCEPTS = {
 
 
 PEOPLE = [name for name in CONCEPTS if CONCEPTS[name].attribute in ("gender", "skin_tone")]
+OURS = (DEFAULT, CONSTANTS)
 MAIN = [*PEOPLE, NO_WEAPON.name]
 """The concepts that the results are about; the others are measured where they are named."""
 
@@ -196,12 +197,12 @@ def report(cells: list[dict]) -> str:
         "nothing else, 20 steps, CFG 4. Evaluations of the U-Net count a sample each, a backward pass through the "
         "decoder as one, images included. The line above is about the last run, which added to those before it; "
         "discovery.json has the commit, the device and the number of images of each cell.\n\n"
-        "## The default, by strength\n\n"
+        "## By strength\n\n"
         "Concept, with its 95 % interval over all images of all seeds / profession recognised. Calibrated, so strength "
         "1 is what a user gets. *Best* is the strength with most of the concept among those at which 95 % of the "
         "professions are recognised, over all seeds.\n\n"
-        + by_strength(cells, concepts)
-        + "\n## Rivals and controls\n\n"
+        + "".join(f"### {method[0].upper()}{method[1:]}\n\n{by_strength(cells, concepts, method)}\n" for method in OURS)
+        + "## Rivals and controls\n\n"
         + NOTE
         + by_method(cells, concepts, RIVALS)
         + "\n## One change at a time\n\n"
@@ -218,11 +219,11 @@ NOTE = (
 )
 
 
-def by_strength(cells: list[dict], concepts: list[str]) -> str:
-    """The default's results for each concept at each strength, over all seeds."""
+def by_strength(cells: list[dict], concepts: list[str], method: str) -> str:
+    """A method's results for each concept at each strength, over all seeds."""
     rows = []
     for concept in concepts:
-        own = cells_of(cells, DEFAULT, concept)
+        own = cells_of(cells, method, concept)
         if own:
             pooled = [mean_row(at_strength) for at_strength in zip(*(cell["rows"] for cell in own), strict=True)]
             images = sum(cell["images"] for cell in own)

@@ -56,7 +56,7 @@ SD15 = {
 }
 
 
-RANK = 4
+RANK = 16
 
 
 class TimedGuider(comfy.samplers.CFGGuider):

@@ -63,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=int, default=50, help="images a profession")
     add_cfg_argument(parser)
     parser.add_argument("--request", action="append", choices=list(REQUESTS), help="default: all; others are kept")
+    parser.add_argument("--method", action="append", choices=list(METHODS), help="default: all; other results are kept")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -71,13 +72,13 @@ def run(options: argparse.Namespace) -> None:
     for cfg in options.cfg or CFGS:
         for request in options.request or REQUESTS:
             _, professions = REQUESTS[request]
-            for method in METHODS:
+            for method in options.method or METHODS:
                 result, images = measure(bench, request, options.images, method, cfg)
                 results = store("text_enhancing", [result], sort_key)
                 if cfg == SHOWN_CFG:
                     shown[f"{professions[0]}, {request}, {method}"] = images
     write_report("text_enhancing", report(results, options.images))
-    if shown and not options.request:
+    if shown and not (options.request or options.method):
         image_rows(shown, result_path("text_enhancing.jpg"))
 
 

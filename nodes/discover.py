@@ -152,8 +152,8 @@ class DiscoverConcept(SearchableNode):
                     "calibrate",
                     default=True,
                     optional=True,
-                    tooltip="Scales the finished vector so that at strength 1 it goes as far as the concept prompt "
-                    "itself: down, or up to 1.6 times (distilled only).",
+                    tooltip="Scales the finished vector, down or up to 1.6 times, so that at strength 1 it goes as far "
+                    "as the concept prompt itself, unless images break before (distilled only).",
                 ),
                 io.Boolean.Input(
                     "measure_range",
@@ -202,13 +202,13 @@ class DiscoverConcept(SearchableNode):
                 ),
                 io.Int.Input(
                     "response_rank",
-                    default=0,
+                    default=16,
                     min=0,
                     max=MAX_RANK,
                     optional=True,
                     tooltip="Lets what is added depend on the image: beside its constants, the vector gets a linear "
-                    "map of this rank at each site, which tells apart whom it has to change much and whom little: try "
-                    "16. 0: the same is added to every image (distilled only).",
+                    "map of this rank at each site, which tells apart whom it has to change much and whom little. "
+                    "0: the same is added to every image, in a smaller file (distilled only).",
                 ),
             ],
             outputs=[

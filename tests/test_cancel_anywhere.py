@@ -16,7 +16,7 @@ from hspace.discovery import DiscoverySettings, PromptPairs, discover, preview, 
 from hspace.discovery.image_judge import ImageJudge
 from hspace.files import load_concept
 
-FAST = {"steps": 4, "batch_size": 2, "sample_count": 2, "width": 128, "height": 128}
+FAST = {"steps": 4, "batch_size": 2, "sample_count": 2, "width": 128, "height": 128, "calibrate": False}
 
 
 def cancel_when(monkeypatch, owner, name, calls=1):
@@ -38,7 +38,7 @@ PHASES = {
     "first step": ((run.Run, "backward", 1), {}, (0, 1)),
     "middle": ((run.Run, "backward", 3), {}, (2, 3)),
     "preview": ((preview.Preview, "show", 2), {}, (1, 2, 3)),
-    "measuring the length": ((ImageJudge, "losses", 2), {"response_rank": 4}, (4,)),
+    "measuring the length": ((ImageJudge, "losses", 2), {"calibrate": True}, (4,)),
     "measuring the range": ((ImageJudge, "losses", 2), {"measure_range": True}, (4,)),
 }
 
@@ -73,7 +73,7 @@ def test_cancel(phase, monkeypatch, vector_folder):
 
 @pytest.mark.parametrize("samples", [None, torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(3))])
 def test_cancel_while_the_length_is_measured_goes_on_to_the_same_bits(samples, monkeypatch, vector_folder):
-    changes = {"steps": 16, "batch_size": 4, "learning_rate": 3.0, "width": 64, "height": 64, "response_rank": 4}
+    changes = {"steps": 16, "batch_size": 4, "learning_rate": 3.0, "width": 64, "height": 64}
     settings, pairs = DiscoverySettings("test", **changes), PromptPairs(conditioning(1), conditioning(2))
     model = tiny_model()
     with torch.inference_mode():

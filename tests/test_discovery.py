@@ -36,7 +36,15 @@ from hspace.discovery.objective import (
 from hspace.discovery.optimiser import VectorOptimiser
 from hspace.files import autosave, load_concept
 
-FAST = {"steps": 6, "batch_size": 2, "sample_count": 4, "width": 128, "height": 128, "sites": "bottleneck"}
+FAST = {
+    "steps": 6,
+    "batch_size": 2,
+    "sample_count": 4,
+    "width": 128,
+    "height": 128,
+    "sites": "bottleneck",
+    "response_rank": 0,
+}
 
 
 def settings(**changes):

@@ -14,7 +14,15 @@ from helpers import ROOT, Notes, conditioning, run_node, tiny_model
 from hspace.discovery import DiscoverySettings, PromptPairs, discover
 from hspace.files import autosave, load_concept
 
-FAST = {"steps": 12, "batch_size": 2, "sample_count": 4, "width": 128, "height": 128, "learning_rate": 1.0}
+FAST = {
+    "steps": 12,
+    "batch_size": 2,
+    "sample_count": 4,
+    "width": 128,
+    "height": 128,
+    "learning_rate": 1.0,
+    "calibrate": False,
+}
 OUT_OF_MEMORY = comfy.model_management.OOM_EXCEPTION
 
 

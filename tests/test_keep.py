@@ -15,7 +15,7 @@ from hspace.discovery.prompt_pairs import PreparedPairs
 from hspace.discovery.run import Run
 
 KEPT = conditioning(7)
-SMALL = {"batch_size": 4, "sample_count": 8, "width": 128, "height": 128}
+SMALL = {"batch_size": 4, "sample_count": 8, "width": 128, "height": 128, "calibrate": False}
 
 
 def find(keep, observer=None, start_from=None, recipe=None, samples=None, avoid=None, **changes):

@@ -11,7 +11,7 @@ from hspace.discovery.addition import Addition
 from hspace.discovery.image_judge import ImageJudge
 from hspace.discovery.length import SOUND, sound_length
 
-FAST = {"steps": 16, "batch_size": 4, "learning_rate": 3.0, "width": 64, "height": 64, "response_rank": 4}
+FAST = {"steps": 16, "batch_size": 4, "learning_rate": 3.0, "width": 64, "height": 64}
 
 
 class Worse:

@@ -70,7 +70,7 @@ def levels(model, options):
         return by_requested_change(target, base, scale)
 
     concept, base = ([[embedding, options]] for ((embedding, _),) in (conditioning(1), conditioning(2)))
-    settings = DiscoverySettings("test", steps=12, batch_size=4, sample_count=8, width=128, height=128)
+    settings = DiscoverySettings("test", steps=12, batch_size=4, sample_count=8, width=128, height=128, calibrate=False)
     with torch.inference_mode():
         discovery = discover(model, PromptPairs(concept, base), settings, recipe=replace(DISTILLED, weight=weight))
     assert len(seen) == 12

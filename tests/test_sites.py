@@ -17,7 +17,15 @@ from hspace.concepts import Choice, Sum, UnfinishedVector, Vector
 from hspace.discovery import DISTILLED
 from hspace.viewing import inspection_report
 
-FAST = {"steps": 6, "batch_size": 2, "sample_count": 4, "width": 128, "height": 128, "sites": "decoder"}
+FAST = {
+    "steps": 6,
+    "batch_size": 2,
+    "sample_count": 4,
+    "width": 128,
+    "height": 128,
+    "sites": "decoder",
+    "response_rank": 0,
+}
 
 
 def decoder_vector(model, seed=0, name="test", scale=1.0, sites=None) -> Vector:

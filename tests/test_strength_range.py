@@ -94,7 +94,7 @@ def test_measuring_changes_nothing_and_is_counted(avoid):
     without, measured = found
     assert without.strengths is None
     assert torch.equal(without.vector.tensor, measured.vector.tensor)
-    tried = len(measured.strengths.rows)
+    tried = len(measured.strengths.rows) - 1  # unsteered ones were judged before, for its length
     judged = tried if avoid else tried + 1  # and images of the concept prompt
     assert measured.evaluations - without.evaluations == judged * 8 * (10 * 2 + 3 * 2)
     assert measured.vector.provenance.evaluations == measured.evaluations

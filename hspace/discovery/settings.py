@@ -59,7 +59,7 @@ class DiscoverySettings:
     gradient_checkpointing: bool = False
     spatial_mean: bool = False
     sites: str = "auto"
-    response_rank: int = 0
+    response_rank: int = 16
 
     def __post_init__(self):
         check_name(self.name)
