@@ -121,8 +121,10 @@ def first_pairs(task: Task, count: int) -> Task:
 
 
 def sides_shuffled(task: Task) -> Task:
-    """A control: every pair is there both ways round, so that on the whole nothing is asked for."""
-    return replace(task, concept=[*task.concept, *task.base], base=[*task.base, *task.concept], avoid=None)
+    """A control: every second pair has its sides exchanged, so that on the whole nothing is asked for."""
+    sides = [pair if i % 2 else pair[::-1] for i, pair in enumerate(zip(task.concept, task.base, strict=True))]
+    concept, base = (list(side) for side in zip(*sides, strict=True))
+    return replace(task, concept=concept, base=base, avoid=None)
 
 
 def difference_of_means(bench: Bench, task: Task, seed: int, **options) -> tuple[Vector, int]:

@@ -102,7 +102,8 @@ def report(results: list[dict]) -> str:
         "# The shipped vectors on professions that they were not found on\n\n"
         "Share of images with the concept, and of those with the profession of the prompt, with 95 % intervals. CFG 4, "
         "strength 1, prompts that name nothing but the profession, the same seeds in every column. *Scale* is what "
-        "Discover multiplied the vector by because of its reach.\n\n" + markdown_table(columns, rows)
+        "Discover multiplied the vector by because of its reach and of what its images bear.\n\n"
+        + markdown_table(columns, rows)
     )
 
 

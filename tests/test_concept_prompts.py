@@ -141,7 +141,7 @@ def test_discovers_from_it_and_notes_the_words(demo_model):
     model, clip, _ = demo_model
     with_preset = {**INPUTS, "with_concept": "", "without": "", "preset": "no weapon"}
     concept, base, avoid, empty, _, keep = run_node("HSpaceConceptPrompts", clip=clip, **with_preset)
-    small = {"steps": 1, "batch_size": 2, "sample_count": 2, "name": "no weapon"}
+    small = {"steps": 1, "batch_size": 2, "sample_count": 2, "name": "no weapon", "calibrate": False}
     prompts = {"concept": concept, "base": base, "avoid": avoid, "empty": empty, "keep": keep}
     vector, *_ = run_node("HSpaceDiscoverConcept", model=model, **prompts, **small)
     assert vector.provenance.base_prompt.startswith("a detective, with a weapon | a farmer, with a weapon")

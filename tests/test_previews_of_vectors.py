@@ -9,7 +9,7 @@ from PIL import Image
 from helpers import conditioning, random_vector, run_node, tiny_model
 from hspace.discovery import Progress
 
-SIZES = {"steps": 2, "batch_size": 1, "sample_count": 1, "width": 64, "height": 128}
+SIZES = {"steps": 2, "batch_size": 1, "sample_count": 1, "width": 64, "height": 128, "calibrate": False}
 
 
 def test_one_wire_from_discover_to_save(vector_folder):

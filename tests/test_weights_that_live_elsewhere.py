@@ -25,10 +25,11 @@ from hspace.steering import apply_steering
 
 HALF, FULL = torch.float16, torch.float32
 CPU = torch.device("cpu")
+FAST = {"steps": 3, "batch_size": 2, "width": 128, "height": 128, "calibrate": False}
 
 
 def found(model, **changes) -> dict[int, torch.Tensor]:
-    settings = DiscoverySettings("test", **{"steps": 3, "batch_size": 2, "width": 128, "height": 128, **changes})
+    settings = DiscoverySettings("test", **{**FAST, **changes})
     with torch.inference_mode():
         return discover(model, PromptPairs(conditioning(1), conditioning(2)), settings).vector.tensors
 
@@ -190,7 +191,7 @@ def load_scaled(weights, scaled):
 
 def found_on(model) -> torch.Tensor:
     """As `found`, for the models of `composition.builders`."""
-    settings = DiscoverySettings("test", steps=3, batch_size=2, width=128, height=128)
+    settings = DiscoverySettings("test", **FAST)
     pairs = PromptPairs(builders.conditioning(model, 1), builders.conditioning(model, 2))
     with torch.inference_mode():
         return discover(model, pairs, settings).vector.tensor
