@@ -87,9 +87,10 @@ CONCEPTS = {
 
 
 PEOPLE = [name for name in CONCEPTS if CONCEPTS[name].attribute in ("gender", "skin_tone")]
-OURS = (DEFAULT, CONSTANTS)
 MAIN = [*PEOPLE, NO_WEAPON.name]
 """The concepts that the results are about; the others are measured where they are named."""
+OURS = (DEFAULT, CONSTANTS)
+"""What is shown at every strength."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
