@@ -26,7 +26,7 @@ class Stopped(Exception):
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, on one line of at most about `LONGEST_LINE` characters."""
+    """What an error says, shortened as by `hspace.concepts.shortened`, which cannot be imported without ComfyUI."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     line = lines[0] if lines else type(error).__name__
     return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}…"

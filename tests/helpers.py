@@ -24,6 +24,8 @@ from hspace.discovery import Observer
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTEXT = 16
+SMALL_CONSTANTS = {"batch_size": 2, "sample_count": 4, "width": 128, "height": 128, "response_rank": 0}
+"""Settings of a short discovery of constants alone; steps and sites are the test's own."""
 TINY_UNET = {
     "image_size": 16,
     "in_channels": 4,

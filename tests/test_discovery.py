@@ -9,6 +9,7 @@ import torch
 from hspace_steering.nodes.editor import NodeObserver
 
 from helpers import (
+    SMALL_CONSTANTS,
     Notes,
     Stop,
     TinyVPrediction,
@@ -36,15 +37,7 @@ from hspace.discovery.objective import (
 from hspace.discovery.optimiser import VectorOptimiser
 from hspace.files import autosave, load_concept
 
-FAST = {
-    "steps": 6,
-    "batch_size": 2,
-    "sample_count": 4,
-    "width": 128,
-    "height": 128,
-    "sites": "bottleneck",
-    "response_rank": 0,
-}
+FAST = {**SMALL_CONSTANTS, "steps": 6, "sites": "bottleneck"}
 
 
 def settings(**changes):

@@ -17,21 +17,13 @@ import torch
 from PIL import Image
 
 from benchmarks.common import device_name
-from helpers import ROOT, TinyVPrediction, conditioning, random_vector, run_node, tiny_model
+from helpers import ROOT, SMALL_CONSTANTS, TinyVPrediction, conditioning, random_vector, run_node, tiny_model
 from hspace.files import load_concept
 
 RECORDED = Path(__file__).parent / "data" / "same_bits.json"
 RECORDING = bool(os.environ.get("RECORD_SAME_BITS"))
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
-FAST = {
-    "steps": 8,
-    "batch_size": 2,
-    "sample_count": 4,
-    "width": 128,
-    "height": 128,
-    "sites": "bottleneck",
-    "response_rank": 0,
-}
+FAST = {**SMALL_CONSTANTS, "steps": 8, "sites": "bottleneck"}
 DECODER = {"sites": "decoder"}
 RESPONSE = {**DECODER, "response_rank": 4}
 SAMPLES = {"samples": torch.randn(5, 4, 16, 16, generator=torch.Generator().manual_seed(3))}

@@ -10,22 +10,14 @@ from safetensors.torch import save_file
 
 from composition.builders import ARCHITECTURES, build, chunks, sample
 from composition.builders import calls as calls_of
-from helpers import Stop, conditioning, run_node, tiny_model
+from helpers import SMALL_CONSTANTS, Stop, conditioning, run_node, tiny_model
 from hspace import DiscoverySettings, PromptPairs, apply_steering, discover, load_concept, save_concept
 from hspace.bottleneck import find_bottleneck
 from hspace.concepts import Choice, Sum, UnfinishedVector, Vector
 from hspace.discovery import DISTILLED
 from hspace.viewing import inspection_report
 
-FAST = {
-    "steps": 6,
-    "batch_size": 2,
-    "sample_count": 4,
-    "width": 128,
-    "height": 128,
-    "sites": "decoder",
-    "response_rank": 0,
-}
+FAST = {**SMALL_CONSTANTS, "steps": 6, "sites": "decoder"}
 
 
 def decoder_vector(model, seed=0, name="test", scale=1.0, sites=None) -> Vector:
