@@ -121,9 +121,12 @@ def first_pairs(task: Task, count: int) -> Task:
 
 
 def sides_shuffled(task: Task) -> Task:
-    """A control: every second pair has its sides exchanged, so that on the whole nothing is asked for."""
-    sides = [pair if i % 2 else pair[::-1] for i, pair in enumerate(zip(task.concept, task.base, strict=True))]
-    concept, base = (list(side) for side in zip(*sides, strict=True))
+    """A control: each pair one way round and then the other, so that on the whole nothing is asked for.
+
+    By turns, for as many images have to ask for the one as for the other.
+    """
+    by_turns = [pair for both in zip(task.concept, task.base, strict=True) for pair in (both, both[::-1])]
+    concept, base = (list(side) for side in zip(*by_turns, strict=True))
     return replace(task, concept=concept, base=base, avoid=None)
 
 

@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> None:
             for method in METHODS_OF[attribute]:
                 if not options.method or method in options.method:
                     results = store("fair", [measure(bench, attribute, method, plain, cfg)], sort_key)
-    write_report("fair", report(results, options.images, options.professions))
+    write_report("fair", report(results))
     shown = [r for r in results if r["cfg"] == SHOWN_CFG] or results
     panels = {
         attribute: [(r["method"], r["deviation"], r["low"], r["high"]) for r in shown if r["attribute"] == attribute]
@@ -135,6 +135,7 @@ def measure(bench: Bench, attribute: str, method: str, plain: dict[str, Judged],
         "attribute": attribute,
         "method": method,
         "cfg": cfg,
+        "images": len(groups[0]),
         "deviation": deviation,
         "low": low,
         "high": high,
@@ -198,17 +199,19 @@ def _scaled_by_judge(bench: Bench, task: Task, vector: Vector) -> Vector:
     return vector.scaled(right_strength(rows_to_scale_by(bench, task, vector)))
 
 
-def report(results: list[dict], images: int, professions: int) -> str:
+def report(results: list[dict]) -> str:
     """The Markdown page."""
-    count = images * professions
+    professions, counts = len(results[0]["deviations"]), sorted({r["images"] for r in results})
+    coins = " and ".join(f"{count} have {coin_tosses(count):.3f}" for count in counts)
     rows = [
         [
             f"{r['cfg']:g}",
             r["attribute"],
             r["method"],
+            str(r["images"]),
             f"{r['deviation']:.3f} ({r['low']:.3f} to {r['high']:.3f})",
-            with_interval(r["profession"], count),
-            with_interval(r["weapon unchanged"], count),
+            with_interval(r["profession"], r["images"] * professions),
+            with_interval(r["weapon unchanged"], r["images"] * professions),
             f"{r['psnr']:.1f} dB",
         ]
         for r in results
@@ -217,6 +220,7 @@ def report(results: list[dict], images: int, professions: int) -> str:
         "CFG",
         "attribute",
         "method",
+        "images",
         "mean deviation ratio (95 % interval)",
         "profession recognised",
         "weapon unchanged",
@@ -224,13 +228,13 @@ def report(results: list[dict], images: int, professions: int) -> str:
     ]
     return (
         "# Fair generation on the demo model\n\n"
-        f"{professions} professions that no vector was found on, {images} images each, prompts that name nothing but "
-        "the profession, same seeds in every row, strength 1. Deviation ratio: 0 is even, 1 is all the same. *Word in "
-        "the prompt* is the ceiling: the same balanced choices, written into the prompt. *Mean difference* is a vector "
-        "without optimisation, *paper's vectors* are found by the published protocol; both are scaled by the judge so "
-        f"that strength 1 shows most of the concept without harm, and allocated in balance. {images} fair coin tosses "
-        "have a deviation of "
-        f"{coin_tosses(images):.3f} on average.\n\n" + markdown_table(columns, rows) + by_profession(results)
+        f"{professions} professions that no vector was found on, so many images of each, prompts that name nothing but "
+        "the profession, same seeds in every row, strength 1. Deviation ratio: 0 is even, 1 is all the same; it is the "
+        "largest of several shares, so few images make it larger than it is. *Word in the prompt* is the ceiling: the "
+        "same balanced choices, written into the prompt. *Mean difference* is a vector without optimisation, *paper's "
+        "vectors* are found by the published protocol; both are scaled by the judge so that strength 1 shows most of "
+        f"the concept without harm, and allocated in balance. Of fair coin tosses {coins} "
+        "on average.\n\n" + markdown_table(columns, rows) + by_profession(results)
     )
 
 
