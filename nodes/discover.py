@@ -248,7 +248,7 @@ class DiscoverConcept(SearchableNode):
         noted = {f"{role}_prompt": noted_texts(entries) for role, entries in prompts.items() if entries}
         texts = prompt_texts(cls.hidden.prompt, node_id, input_types)
         texts |= {key: text for key, text in noted.items() if text}
-        observer = NodeObserver(model, settings.steps, settings.name, preview_every, node_id)
+        observer = NodeObserver(model, settings.steps, settings.name, preview_every, node_id, settings.judgements)
         avoid, keep = (prompts[role] or None for role in ("avoid", "keep"))
         discovery = discover(
             model,

@@ -23,6 +23,8 @@ from ..hspace.files import PartialFile
 from ..hspace.steering import check_window
 
 LONGEST_TEXT, LONGEST_LINE = 400, 200
+STEPS_OF_A_JUDGEMENT = 5
+"""How far the bar moves where a learnt vector is judged by eight images: as far as in the steps that take as long."""
 _refused: set[str] = set()
 
 
@@ -105,14 +107,16 @@ class NodeObserver(Observer):
         name: of the concept, and of the file.
         preview_every: steps from one preview to the next; none are made where the user has previews switched off.
         node_id: of the node; None outside of a graph.
+        judgements: how many times the learnt vector is judged by images, at most.
     """
 
-    def __init__(self, model, steps: int, name: str, preview_every: int, node_id: str | None):
+    def __init__(self, model, steps: int, name: str, preview_every: int, node_id: str | None, judgements: int = 0):
         self.previewer = previewer_for(model)
         # Where the user watches no previews, one comparison at the end is made, for the node's output.
         self.preview_every = preview_every if self.previewer is not None else min(preview_every, 1) * steps
         self.latent_format, self._latest = model.get_model_object("latent_format"), None
-        self.bar = comfy.utils.ProgressBar(steps)
+        self.steps = steps
+        self.bar = comfy.utils.ProgressBar(steps + STEPS_OF_A_JUDGEMENT * judgements)
         self.file, self.node_id, self._warned = PartialFile(name), node_id, False
         if self.file.renamed:
             self.note(self.file.renamed)
@@ -125,9 +129,12 @@ class NodeObserver(Observer):
         preview, self._latest = None, progress.preview
         if self.previewer is not None:
             preview = self.previewer.decode_latent_to_preview_image("JPEG", progress.preview)
-        self.bar.update_absolute(progress.step, progress.steps, preview)
+        self.bar.update_absolute(progress.step, preview=preview)
         if self.file.due:
             self._save(progress.vector())
+
+    def judged(self, times: int) -> None:
+        self.bar.update_absolute(self.steps + STEPS_OF_A_JUDGEMENT * times)
 
     def note(self, text: str) -> None:
         logging.info("[H-Space Steering] %s", text)

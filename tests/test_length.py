@@ -45,7 +45,7 @@ def test_of_lengths_that_break_every_image_the_sound_part_is_kept():
 
 
 def test_images_that_are_not_numbers_are_broken_ones():
-    judge = ImageJudge(None, (4, 8, 8), 0, 8, torch.device("cpu"))
+    judge = ImageJudge(None, (4, 8, 8), 0, 8, torch.device("cpu"), lambda: None)
     judge.unsteered = torch.ones(8), torch.ones(8)
     assert judge.relative((torch.full((8,), math.nan), torch.full((8,), math.nan))) == math.inf
     learnt = Addition({0: torch.ones(1, 1, 1)})

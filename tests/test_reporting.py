@@ -5,8 +5,8 @@ import pytest
 import torch
 from hspace_steering.nodes.editor import NodeObserver, input_types
 
-from helpers import random_vector, tiny_model
-from hspace.discovery import Progress
+from helpers import conditioning, random_vector, tiny_model
+from hspace.discovery import DiscoverySettings, Progress, PromptPairs, discover
 from hspace.prompts import PROMPT_TEXT, noted_texts, prompt_texts
 from hspace.viewing.plots import loss_plot
 
@@ -137,3 +137,34 @@ def test_monitor_moves_the_bar_and_shows_a_picture(monkeypatch):
     NodeObserver(tiny_model(), 10, "test", 50, None).step(Progress(4, 10, 0.4, states, random_vector))
     (value, total, (kind, image, _)), (_, _, nothing) = seen
     assert (value, total, kind, image.size, nothing) == (3, 10, "JPEG", (16, 16), None)
+
+
+def test_the_bar_moves_while_the_learnt_vector_is_judged(monkeypatch):
+    pairs = PromptPairs(conditioning(1), conditioning(2))
+    settings = DiscoverySettings("test", steps=16, batch_size=8, learning_rate=3.0, width=64, height=64,
+                                 measure_range=True)  # fmt: skip
+    observer, seen = NodeObserver(tiny_model(), 16, "test", 0, None, settings.judgements), []
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda *values, **_: seen.append(values))
+    observer.bar.hook = comfy.utils.PROGRESS_BAR_HOOK
+    with torch.inference_mode():
+        discover(tiny_model(), pairs, settings, observer=observer)
+    values, totals = [value for value, *_ in seen], {total for _, total, *_ in seen}
+    assert totals == {16 + 5 * (3 + 10 - 1)}
+    assert values[:17] == [*range(1, 17), 21]
+    assert values[16:] == list(range(21, values[-1] + 1, 5))
+    assert 16 + 5 * 4 <= values[-1] <= totals.pop()
+
+
+@pytest.mark.parametrize(
+    ("changes", "judgements"),
+    [
+        ({}, 3),
+        ({"response_rank": 0}, 0),
+        ({"response_rank": 0, "measure_range": True}, 10),
+        ({"calibrate": False}, 0),
+        ({"method": "paper", "measure_range": True}, 10),
+        ({"measure_range": True}, 12),
+    ],
+)
+def test_judgements_that_the_bar_counts_on(changes, judgements):
+    assert DiscoverySettings("test", **changes).judgements == judgements

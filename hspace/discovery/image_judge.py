@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cached_property
 
 import comfy.model_management
@@ -33,10 +34,20 @@ class ImageJudge:
         seed: of the images and of the noise.
         batch_size: images at a time.
         device: of the latents.
+        done: called each time.
     """
 
-    def __init__(self, model: FrozenModel, shape: tuple[int, ...], seed: int, batch_size: int, device: torch.device):
+    def __init__(
+        self,
+        model: FrozenModel,
+        shape: tuple[int, ...],
+        seed: int,
+        batch_size: int,
+        device: torch.device,
+        done: Callable[[], None],
+    ):
         self.model, self.shape, self.seed, self.batch_size, self.device = model, shape, seed, batch_size, device
+        self.done = done
 
     @cached_property
     def unsteered(self) -> Losses:
@@ -72,6 +83,7 @@ class ImageJudge:
             judged = self._judge([prompts.prompts_of(judge, pairs) for judge in roles], latents, number)
             for total, loss in zip(losses, judged, strict=True):
                 total.append(loss)
+        self.done()
         return torch.cat(losses[0]), torch.cat(losses[1])
 
     def _judge(self, prompts: list[list[dict]], latents: torch.Tensor, number: int) -> list[torch.Tensor]:

@@ -31,8 +31,8 @@ class Progress:
 class Observer:
     """Watches a discovery; does nothing by itself.
 
-    What `step` raises ends the discovery. What `stopped` and `finished` raise is logged: the reason why a run stopped,
-    and the finished vector, come first.
+    What `step` and `judged` raise ends the discovery. What `stopped` and `finished` raise is logged: the reason why a
+    run stopped, and the finished vector, come first.
 
     Attributes:
         preview_every: steps from one `Preview` to the next; 0 for none, and the states of each step instead.
@@ -42,6 +42,9 @@ class Observer:
 
     def step(self, progress: Progress) -> None:
         """Called after every step."""
+
+    def judged(self, times: int) -> None:
+        """Called after the last step, each time that the learnt vector has been judged by eight images."""
 
     def note(self, text: str) -> None:
         """Called with a line for the user, of something that the run does otherwise than they may expect."""

@@ -14,6 +14,8 @@ OWN_SITES = {"distilled": "decoder", "paper": "bottleneck"}
 AMOUNTS = {"distilled": {"steps": 125, "sample_count": 112}, "paper": {"steps": 2500, "sample_count": 1000}}
 """What 0 stands for, by method; the paper's are those of the authors' code: 20 epochs of 1000 images, 8 at a time."""
 PUBLISHED_RATE = 0.1
+STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
+"""At which `measure_range` looks."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,13 @@ class DiscoverySettings:
     spatial_mean: bool = False
     sites: str = "auto"
     response_rank: int = 16
+
+    @property
+    def judgements(self) -> int:
+        """How many times, at most, the learnt vector is judged by eight images (`ImageJudge`)."""
+        length = 3 if self.method == "distilled" and self.calibrate and self.response_rank else 0
+        strengths = 2 + len(STRENGTHS) if self.measure_range else 0
+        return length + strengths - bool(length and strengths)  # the images without the vector serve both
 
     def __post_init__(self):
         check_name(self.name)

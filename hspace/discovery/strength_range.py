@@ -18,8 +18,8 @@ import numpy as np
 from ..concepts import VERDICTS
 from .addition import Addition
 from .image_judge import BROKEN, ImageJudge, Losses, crossing
+from .settings import STRENGTHS
 
-STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 THERE = 0.85
 """Share of the images, of those of the concept prompt that show the concept, that must show it: seven of eight."""
 TELLS_APART = 2.0
