@@ -45,6 +45,7 @@ SETTINGS = {
     "height": 128,
     "sites": "bottleneck",
     "seed": 5,
+    "calibrate": False,
 }
 SPEC = {
     "checkpoints": ["demo"],
@@ -333,7 +334,7 @@ def test_a_complete_checkpoint_file(tmp_path, kind, family, prediction, channels
     file = tmp_path / "sd.safetensors"
     save_file(random_checkpoint(kind), file)
     one_pair = {"name": "cook", "with_concept": "a cook", "without": "a person"}
-    settings = {"steps": 2, "sample_count": 1, "batch_size": 1, "width": 64, "height": 64}
+    settings = {"steps": 2, "sample_count": 1, "batch_size": 1, "width": 64, "height": 64, "calibrate": False}
     spec = written(tmp_path, checkpoints=[str(file)], concepts=[one_pair], settings=settings, strips={})
     (job,) = jobs_in(spec, tmp_path / "out")
     check_checkpoint(Checkpoint(path=str(file)))

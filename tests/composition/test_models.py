@@ -142,6 +142,7 @@ def test_discovered_vectors_fit(name, method):
         sample_count=2,
         width=64,
         height=64,
+        calibrate=False,
     )
     assert concept.tensor.abs().max() > 0
     assert concept.tensor.shape[0] == find_bottleneck(model).channels
