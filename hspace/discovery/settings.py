@@ -63,13 +63,6 @@ class DiscoverySettings:
     sites: str = "auto"
     response_rank: int = 16
 
-    @property
-    def judgements(self) -> int:
-        """How many times, at most, the learnt vector is judged by eight images (`ImageJudge`)."""
-        length = 3 if self.method == "distilled" and self.calibrate and self.response_rank else 0
-        strengths = 2 + len(STRENGTHS) if self.measure_range else 0
-        return length + strengths - bool(length and strengths)  # the images without the vector serve both
-
     def __post_init__(self):
         check_name(self.name)
         if self.method not in METHODS:
@@ -89,6 +82,13 @@ class DiscoverySettings:
         for key in ("learning_rate", "guidance"):
             if not (math.isfinite(getattr(self, key)) and getattr(self, key) > 0):
                 raise ValueError(f"{key}: {getattr(self, key)} must be a positive number.")
+
+    @property
+    def judgements(self) -> int:
+        """How many times, at most, the learnt vector is judged by eight images (`ImageJudge`)."""
+        length = 3 if self.method == "distilled" and self.calibrate and self.response_rank else 0
+        strengths = 2 + len(STRENGTHS) if self.measure_range else 0
+        return length + strengths - bool(length and strengths)  # the images without the vector serve both
 
 
 def check_name(name: str) -> None:
