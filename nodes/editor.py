@@ -133,8 +133,8 @@ class NodeObserver(Observer):
         if self.file.due:
             self._save(progress.vector())
 
-    def judged(self, times: int) -> None:
-        self.bar.update_absolute(self.steps + STEPS_OF_A_JUDGEMENT * times)
+    def judged(self) -> None:
+        self.bar.update_absolute(max(self.bar.current, self.steps) + STEPS_OF_A_JUDGEMENT)
 
     def note(self, text: str) -> None:
         logging.info("[H-Space Steering] %s", text)

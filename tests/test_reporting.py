@@ -143,9 +143,9 @@ def test_the_bar_moves_while_the_learnt_vector_is_judged(monkeypatch):
     pairs = PromptPairs(conditioning(1), conditioning(2))
     settings = DiscoverySettings("test", steps=16, batch_size=8, learning_rate=3.0, width=64, height=64,
                                  measure_range=True)  # fmt: skip
-    observer, seen = NodeObserver(tiny_model(), 16, "test", 0, None, settings.judgements), []
+    seen = []
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda *values, **_: seen.append(values))
-    observer.bar.hook = comfy.utils.PROGRESS_BAR_HOOK
+    observer = NodeObserver(tiny_model(), 16, "test", 0, None, settings.judgements)
     with torch.inference_mode():
         discover(tiny_model(), pairs, settings, observer=observer)
     values, totals = [value for value, *_ in seen], {total for _, total, *_ in seen}

@@ -149,7 +149,6 @@ class _DiscoverySampler(comfy.samplers.Sampler):
         self.base_model = base_model(model)
         self._run: Run | None = None
         self.strengths: StrengthRange | None = None
-        self._judgements = 0
 
     def sample_with(self, shape: tuple[int, int, int]) -> torch.Tensor:
         """Sample with the guider and this sampler; tells the observer where that ends early."""
@@ -197,17 +196,15 @@ class _DiscoverySampler(comfy.samplers.Sampler):
             if self.observer.preview_every:
                 run.preview = Preview(frozen, noise.shape[1:], self.observer.preview_every, settings.seed, noise.device)
             latents = self.recipe.states(run, self.samples)
-            judge = ImageJudge(frozen, noise.shape[1:], settings.seed, settings.batch_size, noise.device, self._judged)
+            judge = ImageJudge(
+                frozen, noise.shape[1:], settings.seed, settings.batch_size, noise.device, self.observer.judged
+            )
             learnt = optimiser.addition
             if optimiser.needs_longest:
                 optimiser.longest = sound_length(judge, learnt, optimiser.wanted_scale)
             if settings.measure_range:
                 self.strengths = measure_range(judge, learnt.scaled(optimiser.scale))
             return latents
-
-    def _judged(self) -> None:
-        self._judgements += 1
-        self.observer.judged(self._judgements)
 
     @property
     def run(self) -> Run:

@@ -43,7 +43,7 @@ class Observer:
     def step(self, progress: Progress) -> None:
         """Called after every step."""
 
-    def judged(self, times: int) -> None:
+    def judged(self) -> None:
         """Called after the last step, each time that the learnt vector has been judged by eight images."""
 
     def note(self, text: str) -> None:
