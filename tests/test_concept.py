@@ -6,7 +6,18 @@ import pytest
 import torch
 
 from helpers import random_vector, run_node
-from hspace.concepts import NOTHING, Choice, NormalisedSum, Provenance, Sum, Sweep, Varied, Vector, image_labels
+from hspace.concepts import (
+    NOTHING,
+    Choice,
+    NormalisedSum,
+    Provenance,
+    Sum,
+    Sweep,
+    Varied,
+    Vector,
+    coefficients_by_site,
+    image_labels,
+)
 
 
 def test_direction_gives_itself_to_every_image():
@@ -205,6 +216,30 @@ def test_each_image_is_normalised_by_itself():
         assert length(both, image, 6) == pytest.approx(max(share * length(a), length(b)), rel=1e-4)
     again = pickle.loads(pickle.dumps(both))
     assert torch.equal(again.coefficients(6), both.coefficients(6))
+
+
+def test_each_site_is_normalised_by_itself():
+    """Lengths are of other terms at each site: a long at the first, b at the second, and the third b's alone."""
+    ones = torch.ones(4, 1, 1)
+    a = Vector(4 * ones, "a", "test", decoder={1: 1 * ones})
+    b = Vector(3 * ones, "b", "test", decoder={1: -2 * ones, 2: ones})
+    both = NormalisedSum(((1.0, a), (1.0, b)))
+    by_site = coefficients_by_site(both, 1)
+    assert by_site.keys() == {0, 1, 2}
+    for site, expected in ((0, 4 / 7), (1, 1.0), (2, 1.0)):
+        assert by_site[site].tolist() == [[pytest.approx(expected)] * 2]
+    lengths = [sum(at**2 for at in sites) ** 0.5 for sites in ((4, 1), (3, 2, 1), (7, -1, 1))]
+    assert both.coefficients(1)[0].tolist() == [pytest.approx(max(lengths[:2]) / lengths[2])] * 2
+    chained = coefficients_by_site(NormalisedSum(((1.0, both), (2.0, a))), 1)
+    assert chained[0].tolist() == [[pytest.approx(x) for x in ((2 + 4 / 7) * 8 / 12, 4 / 7 * 8 / 12)]]
+    plain = coefficients_by_site(a + b, 2)
+    assert all(rows is plain[0] for rows in plain.values())
+
+
+def test_what_has_no_length_at_a_site_is_left_as_it_is():
+    """Responses without a constant: they are no part of a length, and are not taken away."""
+    silent = [Vector(torch.zeros(4, 1, 1), name, "test") for name in "ab"]
+    assert NormalisedSum(((1.0, silent[0]), (0.5, silent[1]))).coefficients(1).tolist() == [[1.0, 0.5]]
 
 
 def test_nodes_build_expressions():

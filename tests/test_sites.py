@@ -13,9 +13,9 @@ from composition.builders import calls as calls_of
 from helpers import SMALL_CONSTANTS, Stop, conditioning, run_node, tiny_model
 from hspace import DiscoverySettings, PromptPairs, apply_steering, discover, load_concept, save_concept
 from hspace.bottleneck import find_bottleneck
-from hspace.concepts import Choice, Sum, UnfinishedVector, Vector
+from hspace.concepts import Choice, NormalisedSum, Sum, UnfinishedVector, Vector
 from hspace.discovery import DISTILLED
-from hspace.viewing import inspection_report
+from hspace.viewing import inspect_concept, inspection_report
 
 FAST = {**SMALL_CONSTANTS, "steps": 6, "sites": "decoder"}
 
@@ -82,6 +82,22 @@ def test_halves_windows_choices_and_sums_are_those_of_the_bottleneck():
     unsteered = dict(chunks(calls_of(model, steps=1)[0]))
     assert torch.equal(negative[0], unsteered[0])
     assert not torch.equal(negative[1], unsteered[1])
+
+
+def test_a_normalised_sum_is_as_long_at_each_site_as_its_longest_term_there():
+    """The other sites, where one of the two is alone, leave room that h-space must not take."""
+    model = build("SD 1.5")
+    v, w = decoder_vector(model, sites={0}), decoder_vector(model, seed=1, name="w")
+    both = NormalisedSum(((1.0, v), (1.0, w)))
+    (plain,), (steered,) = entrances(model), entrances(apply_steering(model, both, 1.0))
+    summed = v.tensor + w.tensor
+    longest = max(v.tensor.norm(), w.tensor.norm())
+    expected = summed * longest / summed.norm()
+    torch.testing.assert_close(steered[0] - plain[0], expected[None].expand_as(plain[0]), rtol=1e-3, atol=1e-3)
+    inspected = inspect_concept(both)
+    torch.testing.assert_close(inspected.tensor, expected)
+    for site, tensor in inspected.decoder.items():
+        torch.testing.assert_close(tensor, w.decoder[site])
 
 
 def test_a_mask_is_resized_to_each_site():

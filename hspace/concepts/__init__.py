@@ -2,6 +2,7 @@
 
 from .allocation import parse_weights
 from .assignment import Assignment, image_labels
+from .by_site import coefficients_by_site
 from .choice import Choice
 from .concept import NOTHING, Concept, Sum
 from .finite import check_finite
@@ -31,6 +32,7 @@ __all__ = [
     "Varied",
     "Vector",
     "check_finite",
+    "coefficients_by_site",
     "image_labels",
     "parse_weights",
     "quoted",

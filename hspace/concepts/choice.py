@@ -64,7 +64,7 @@ class Choice(Expression):
             for index in range(len(self.options))
         ]
 
-    def combine(self, images, fractions, values) -> torch.Tensor:
+    def combine(self, images, fractions, values, site) -> torch.Tensor:
         total = torch.zeros(len(images), len(self._vectors))
         row = {image: index for index, image in enumerate(images)}
         for option, (reached, coefficients) in zip(self.options, values, strict=True):

@@ -6,7 +6,8 @@ shape, an expression answers two questions, and steering asks no others:
     vectors()             the N distinct vectors, each `[C, H, W]` or `[C, 1, 1]`
     coefficients(batch)   float32 `[batch, N]`
 
-so that image b is steered by `einsum("bn,nchw->bchw", coefficients, vectors)`.
+so that image b is steered by `einsum("bn,nchw->bchw", coefficients, vectors)`, at every site, unless a sum is
+normalised, whose coefficients differ by site (`by_site.coefficients_by_site`).
 """
 
 from __future__ import annotations
@@ -83,9 +84,9 @@ class Concept(ABC):
 
     @abstractmethod
     def combine(
-        self, images: Images, fractions: torch.Tensor, values: Sequence[tuple[Images, torch.Tensor]]
+        self, images: Images, fractions: torch.Tensor, values: Sequence[tuple[Images, torch.Tensor]], site: int | None
     ) -> torch.Tensor:
-        """float32 `[n, N]`, the coefficients of the n images that reach this expression.
+        """float32 `[n, N]`, the coefficients of the n images that reach this expression, at a site or at None.
 
         Args:
             images: places in the batch.
@@ -93,22 +94,23 @@ class Concept(ABC):
             values: for each part the images that reach it, as `split` gave them, and their coefficients of its vectors.
         """
 
-    def coefficients(self, batch: int, places: Sequence[int] | None = None) -> torch.Tensor:
+    def coefficients(self, batch: int, places: Sequence[int] | None = None, site: int | None = None) -> torch.Tensor:
         """float32 `[batch, N]`, each image's coefficient of each of `vectors()`.
 
         Args:
             batch: number of images.
             places: where they stand in a larger batch of which they are a part, for choices; sweeps go along the part.
+            site: None takes a sum's length over all sites where it is normalised.
 
         Raises:
             ValueError: weights multiply to more than a number can hold.
         """
         fractions = torch.arange(batch) / max(1, batch - 1)
         if places is None:
-            return self._evaluate(fractions)
+            return self._evaluate(fractions, site=site)
         whole = torch.zeros(max(places) + 1)
         whole[list(places)] = fractions
-        return self._evaluate(whole)[list(places)]
+        return self._evaluate(whole, site=site)[list(places)]
 
     def assignment(self, strength: float = 1.0, images: int = 64) -> Assignment:
         """The shares of each image: one entry an image if the expression deals something to each, else one for all.
@@ -131,12 +133,12 @@ class Concept(ABC):
         )
         return Assignment(entries, per_image=self.deals)
 
-    def _evaluate(self, fractions: torch.Tensor, strength: float = 1.0) -> torch.Tensor:
+    def _evaluate(self, fractions: torch.Tensor, strength: float = 1.0, site: int | None = None) -> torch.Tensor:
         strides, stride = {}, 1
         for choice in self.choices():
             strides[choice] = stride
             stride *= sum(choice.weights)
-        values = strength * evaluate(self, fractions, strides)
+        values = strength * evaluate(self, fractions, strides, site)
         if not values.isfinite().all():
             raise ValueError(
                 "concept: its weights and the strength multiply to more than a number can hold. Lower them; images "
@@ -268,7 +270,7 @@ class Sum(Expression):
     def of(cls, parts, settings) -> Sum:
         return cls(tuple(zip(settings, parts, strict=True)))
 
-    def combine(self, images, fractions, values) -> torch.Tensor:
+    def combine(self, images, fractions, values, site) -> torch.Tensor:
         total = torch.zeros(len(images), len(self._vectors))
         for (factor, concept), (_, coefficients) in zip(self.terms, values, strict=True):
             total[:, self._columns(concept)] += factor * coefficients

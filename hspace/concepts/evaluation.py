@@ -34,12 +34,15 @@ def walk(concept: Concept) -> list[Concept]:
     return order
 
 
-def evaluate(concept: Concept, fractions: torch.Tensor, strides: Mapping[Choice, int]) -> torch.Tensor:
+def evaluate(
+    concept: Concept, fractions: torch.Tensor, strides: Mapping[Choice, int], site: int | None
+) -> torch.Tensor:
     """float32 `[B, N]`: each image's coefficient of each vector of the expression.
 
     Args:
         fractions: float32 `[B]`, place of each image along the batch: 0 for the first, 1 for the last.
         strides: number of consecutive seeds that share a turn, by choice; see `allocation.allocate_balanced`.
+        site: as `Concept.coefficients` takes it.
 
     Raises:
         ValueError: choices are nested so deep that there are too many groups of images.
@@ -65,5 +68,5 @@ def evaluate(concept: Concept, fractions: torch.Tensor, strides: Mapping[Choice,
         waiting.pop()
         if key not in found:
             values = [(reached, found[id(inner), reached]) for inner, reached in needed[key]]
-            found[key] = part.combine(images, fractions[torch.tensor(images, dtype=torch.long)], values)
+            found[key] = part.combine(images, fractions[torch.tensor(images, dtype=torch.long)], values, site)
     return found[id(concept), everyone]

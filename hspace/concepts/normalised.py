@@ -16,39 +16,49 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class NormalisedSum(Sum):
-    """A sum, scaled for each image so that it is no longer than the longest of its terms.
+    """A sum, scaled for each image, and at each site by itself, so that it is no longer than the longest of its terms.
 
-    The length of a vector is the root of its mean square over the map, summed over channels and sites. Terms that push
-    against each other, whose sum is shorter, are left as they are. A response is scaled with its vector and has no part
-    in its length, which would depend on the image.
+    The length of a vector is the root of its mean square over the map, summed over channels. Terms that push against
+    each other, whose sum is shorter, are left as they are. A response is scaled with its vector and has no part in its
+    length, which would depend on the image.
+
+    At each site by itself, for the units of h are those of the site: summed over sites, those where h is large would
+    decide for all. Coefficients that are asked for at no site, such as those of an assignment, are by that sum.
     """
 
-    def combine(self, images, fractions, values) -> torch.Tensor:
-        total = super().combine(images, fractions, values)
+    def combine(self, images, fractions, values, site) -> torch.Tensor:
+        total = super().combine(images, fractions, values, site)
         longest = torch.zeros(len(images))
         for (factor, concept), (_, coefficients) in zip(self.terms, values, strict=True):
             term = torch.zeros_like(total)
             term[:, self._columns(concept)] = factor * coefficients
-            longest = torch.maximum(longest, self._lengths(term))
-        return total * (longest / self._lengths(total).clamp_min(1e-30)).clamp(max=1)[:, None]
+            longest = torch.maximum(longest, self._lengths(term, site))
+        length = self._lengths(total, site)
+        return torch.where(length > longest, longest / length.clamp_min(1e-30), 1.0)[:, None] * total
 
-    def _lengths(self, coefficients: torch.Tensor) -> torch.Tensor:
-        """float32 `[n]`: lengths of sums of the vectors, from `[n, N]`."""
+    def _lengths(self, coefficients: torch.Tensor, site: int | None) -> torch.Tensor:
+        """float32 `[n]`: lengths at a site, or over all, of sums of the vectors, from `[n, N]`."""
+        products = [product for at, product in self._products.items() if site in (None, at)]
+        if not products:
+            return torch.zeros(len(coefficients))
         wide = coefficients.double()
-        return torch.einsum("bi,ij,bj->b", wide, self._products, wide).clamp_min(0).sqrt().float()
+        return torch.einsum("bi,ij,bj->b", wide, torch.stack(products).sum(0), wide).clamp_min(0).sqrt().float()
 
     @cached_property
-    def _products(self) -> torch.Tensor:
-        """float64 `[N, N]`: the vectors' products with one another, taken from the parts where they know them."""
+    def _products(self) -> dict[int, torch.Tensor]:
+        """By site, float64 `[N, N]`: the vectors' products, taken from the parts where they know them."""
         count = len(self._vectors)
-        products = torch.full((count, count), torch.nan, dtype=torch.float64)
+        sites = sorted({site for vector in self._vectors for site in vector.tensors})
+        products = torch.full((len(sites), count, count), torch.nan, dtype=torch.float64)
         for part in self.parts():
             if isinstance(part, NormalisedSum):
                 columns = torch.tensor(self._columns(part), dtype=torch.long)
-                products[columns[:, None], columns] = part._products
-        for i, j in products.isnan().triu().nonzero().tolist():
-            products[i, j] = products[j, i] = _product(self._vectors[i], self._vectors[j])
-        return products
+                known = [part._products.get(site, torch.zeros(len(columns), len(columns))) for site in sites]
+                products[:, columns[:, None], columns] = torch.stack(known).double()
+        for i, j in products[0].isnan().triu().nonzero().tolist() if sites else ():
+            for index, site in enumerate(sites):
+                products[index, i, j] = products[index, j, i] = _product(self._vectors[i], self._vectors[j], site)
+        return dict(zip(sites, products, strict=True))
 
     def in_brackets(self) -> str:
         return self.describe()
@@ -57,9 +67,7 @@ class NormalisedSum(Sum):
         return f"normalised ({super()._in_words()})"
 
 
-def _product(first: Vector, second: Vector) -> float:
-    """Mean over the map of what two vectors have in common, summed over channels and the sites that both act on."""
-    ours, theirs = first.tensors, second.tensors
-    return sum(
-        (ours[site] * theirs[site]).mean((1, 2), dtype=torch.float64).sum().item() for site in ours.keys() & theirs
-    )
+def _product(first: Vector, second: Vector, site: int) -> float:
+    """Mean over the map of what two vectors have in common at a site, summed over channels."""
+    ours, theirs = first.tensors.get(site), second.tensors.get(site)
+    return 0.0 if ours is None or theirs is None else (ours * theirs).mean((1, 2), dtype=torch.float64).sum().item()

@@ -45,7 +45,7 @@ class Sweep(Expression):
     def moves_along_batch(self) -> bool:
         return self.start != self.end or self._moves
 
-    def combine(self, images, fractions, values) -> torch.Tensor:
+    def combine(self, images, fractions, values, site) -> torch.Tensor:
         factors = self.start + (self.end - self.start) * fractions
         return factors[:, None] * values[0][1]
 

@@ -68,7 +68,7 @@ class Varied(Expression):
         drawn = (self.minimum + span * share for share in draw_uniform(count, self.seed, self.concept.describe()))
         return [min(max(round(value, DECIMALS), self.minimum), self.maximum) for value in drawn]
 
-    def combine(self, images, fractions, values) -> torch.Tensor:
+    def combine(self, images, fractions, values, site) -> torch.Tensor:
         drawn = self.draw(max(images, default=-1) + 1)
         return torch.tensor([drawn[image] for image in images])[:, None] * values[0][1]
 

@@ -149,7 +149,7 @@ class Vector(Concept):
     def deals(self) -> bool:
         return False
 
-    def combine(self, images, fractions, values) -> torch.Tensor:
+    def combine(self, images, fractions, values, site) -> torch.Tensor:
         return torch.ones(len(images), 1)
 
 

@@ -23,7 +23,7 @@ from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 
 from ..bottleneck import Bottleneck
 from ..comfy_compat import DECODER, compute_dtype, give_each_cond_a_uuid, put_first, window_indices
-from ..concepts import Concept
+from ..concepts import Concept, coefficients_by_site
 from .curve import Curve
 from .halves import positive_chunks
 from .masks import part_of_mask, warn_of_a_crop
@@ -131,7 +131,8 @@ class SteeringPatch:
             warn_of_a_crop(mask, latent)
             if places is not None and len(mask) > 1:
                 mask = mask[[place % len(mask) for place in places]]
-        coefficients = self.concept.coefficients(latent[0], places) * self.strength
+        by_site = coefficients_by_site(self.concept, latent[0], places)
+        coefficients = {site: self.strength * rows for site, rows in by_site.items()}
         curve = Curve(self.curve, self.window, model_sampling) if self.curve else None
         return SteeringRun(start, end, positive, areas, latent, coefficients, mask, curve)
 
@@ -185,11 +186,13 @@ class SteeringPatch:
     def _finished(self, run: SteeringRun, chunks, x, dtype, indices, crops, embeddings) -> SteeringCall:
         """The call for rows in the order that they are found to be in."""
         size = tuple(x.shape[-2:])
-        coefficients = run.coefficients if indices is None else run.coefficients[list(indices)]
-        if (coefficients == coefficients[:1]).all():
-            coefficients = coefficients[:1]
+        by_site = run.coefficients
+        if indices is not None:
+            by_site = {site: coefficients[list(indices)] for site, coefficients in by_site.items()}
+        if alike := all((coefficients == coefficients[:1]).all() for coefficients in by_site.values()):
+            by_site = {site: coefficients[:1] for site, coefficients in by_site.items()}
         masks = None if run.mask is None else [part_of_mask(run.mask, run.latent, crop, indices) for crop in crops]
-        each_image = len(coefficients) > 1 or (masks is not None and len(masks[0]) > 1)
+        each_image = not alike or (masks is not None and len(masks[0]) > 1)
         each_chunk = len(set(zip(chunks, crops, strict=True))) > 1
         if not each_chunk and not each_image:
             chunks, masks, rows = chunks[:1], masks and masks[:1], Rows(x.shape[0], 1, False)
@@ -207,7 +210,7 @@ class SteeringPatch:
         call = SteeringCall(
             chunks=chunks,
             images=rows.block,
-            coefficients=coefficients,
+            coefficients=by_site,
             vectors=[vector.tensors for vector in vectors],
             responses=[dict(vector.responses) for vector in vectors],
             masks=masks,

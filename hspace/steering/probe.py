@@ -24,7 +24,7 @@ import torch
 
 from ..bottleneck import find_bottleneck
 from ..comfy_compat import clone_options, denoise, put_first, set_wrapper
-from ..concepts import Concept, quoted
+from ..concepts import Concept, coefficients_by_site, quoted
 from .patch import RUNS_KEY, SteeringPatch, check_window
 from .readings import Reading, remember
 from .state import SteeringRun
@@ -98,7 +98,8 @@ class Probe:
     def _digest(self) -> str:
         digest = hashlib.sha256(repr((self.names, self.start, self.end)).encode("utf-8", "replace"))
         for patch in self.patches:
-            digest.update(repr(patch.concept.coefficients(1).tolist()).encode())
+            for site, coefficients in coefficients_by_site(patch.concept, 1).items():
+                digest.update(repr((site, coefficients.tolist())).encode())
             digest.update("|".join(vector.content for vector in patch.concept.vectors()).encode())
         return digest.hexdigest()
 
@@ -234,7 +235,10 @@ class ProbeRun:
             sampling = self.guider.model_patcher.get_model_object("model_sampling")
             window = [float(sampling.percent_to_sigma(percent)) for percent in (self.probe.start, self.probe.end)]
             plus = [patch.start_run(sampling, x, None, None, {}) for patch in self.probe.patches]
-            minus = [replace(run, coefficients=-run.coefficients, cache={}) for run in plus]
+            minus = [
+                replace(run, coefficients={site: -rows for site, rows in run.coefficients.items()}, cache={})
+                for run in plus
+            ]
             self.prepared = *window, (plus, minus)
         return self.prepared
 

@@ -22,7 +22,7 @@ class SteeringRun:
         positive: uuids of the conditionings under the guider's name "positive"; None where the guider has none.
         areas: (height, width, y, x) in latent pixels of the conditionings that see a crop of the image, by uuid.
         latent: batch, height and width of the latents that are sampled.
-        coefficients: float32 `[batch, N]`, strength included.
+        coefficients: by site, float32 `[batch, N]`, strength included.
         mask: `[1 or batch, 1, H, W]` in [0, 1], or None.
         curve: of the strength over the window; None where it is constant.
         cache: finished `SteeringCall`s by all that they depend on.
@@ -35,7 +35,7 @@ class SteeringRun:
     positive: frozenset | None
     areas: dict[uuid.UUID, tuple[int, ...]]
     latent: tuple[int, int, int]
-    coefficients: torch.Tensor
+    coefficients: dict[int, torch.Tensor]
     mask: torch.Tensor | None = None
     curve: Curve | None = None
     cache: dict = field(default_factory=dict)
@@ -65,7 +65,7 @@ class SteeringCall:
         chunks: for each chunk of the batch, true where it is steered.
         images: rows of a chunk that follow one another.
         repeats: how many times the chunks follow one another: once, unless tiles of the image are stacked.
-        coefficients: float32 `[images, N]`, or `[1, N]` where all images get the same.
+        coefficients: by site, float32 `[images, N]`, or `[1, N]` where all images get the same.
         vectors: N times the tensors of a vector by site, `[C, H, W]` or `[C, 1, 1]`, float32.
         responses: N times the responses of a vector by site.
         masks: a mask `[1 or images, 1, h, w]` for each chunk, or None.
@@ -78,7 +78,7 @@ class SteeringCall:
 
     chunks: tuple[bool, ...]
     images: int
-    coefficients: torch.Tensor
+    coefficients: dict[int, torch.Tensor]
     vectors: list[dict[int, torch.Tensor]]
     masks: list[torch.Tensor] | None
     responses: list[dict[int, Response]] = field(default_factory=list)
@@ -98,7 +98,7 @@ class SteeringCall:
                 joined = side_by_side(responses)
                 self.joined[site] = Response(*(_held(half, dtype) for half in joined)).to(device)
                 self.gates[site] = _held(self.gate(site, size), dtype).to(device)
-        self.coefficients = self.coefficients.to(device)
+        self.coefficients = {site: coefficients.to(device) for site, coefficients in self.coefficients.items()}
         self.vectors = [{site: tensor.to(device) for site, tensor in vector.items()} for vector in self.vectors]
         self.masks = None if self.masks is None else [mask.to(device) for mask in self.masks]
         return self
@@ -125,13 +125,13 @@ class SteeringCall:
         if self.masks is None and all(tensor.shape[1:] == (1, 1) for tensor in tensors):
             size = (1, 1)
         stack = torch.stack([resize_vector(tensor, size) for tensor in tensors])
-        return self._in_rows(torch.einsum("bn,nchw->bchw", self.coefficients[:, columns], stack), size)
+        return self._in_rows(torch.einsum("bn,nchw->bchw", self.coefficients[site][:, columns], stack), size)
 
     def gate(self, site: int, size) -> torch.Tensor:
         """The coefficient of each inner channel of the joined responses, shaped as `compose` does."""
         ranks = {column: vector[site].rank for column, vector in enumerate(self.responses) if site in vector}
         columns = [column for column, rank in ranks.items() for _ in range(rank)]
-        return self._in_rows(self.coefficients[:, columns, None, None], size)
+        return self._in_rows(self.coefficients[site][:, columns, None, None], size)
 
     def _in_rows(self, delta: torch.Tensor, size) -> torch.Tensor:
         """What each row of the batch gets of `[images, C, h or 1, w or 1]`, under its mask of that size."""

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 import torch.nn.functional as F
 
-from ..concepts import Concept, Vector, resize_vector
+from ..concepts import Concept, Vector, coefficients_by_site, resize_vector
 
 LOW_FREQUENCY = 0.25
 """Cycles per h-space pixel: waves of four pixels or longer count as low, the mean among them."""
@@ -212,9 +212,9 @@ def inspect_concept(concept: Concept) -> Inspection:
         raise ValueError("concept: there is no vector in it to inspect. Connect Load, Discover or what combines them.")
     if isinstance(concept, Vector):
         return Inspection(concept.name, concept.tensor, concept.decoder)
-    coefficients = _strongest(concept).tolist()
-    sites = sorted({site for vector in vectors for site in vector.tensors})
-    sums = {site: _weighted_sum(vectors, coefficients, site) for site in sites}
+    image = _strongest(concept.coefficients(BATCH))
+    by_site = coefficients_by_site(concept, BATCH)
+    sums = {site: _weighted_sum(vectors, rows[image].tolist(), site) for site, rows in by_site.items()}
     return Inspection(concept.describe(), sums.pop(0), sums)
 
 
@@ -256,7 +256,8 @@ def inspection_report(concept: Concept, other: Concept | None = None) -> str:
         lines += [*_identity(concept), *inspection.lines(), *_origin(concept)]
     else:
         lines += [f"{_model(concept)}; inspected as the most strongly steered image gets it", *inspection.lines()]
-        for vector, coefficient in zip(concept.vectors(), _strongest(concept).tolist(), strict=True):
+        coefficients = concept.coefficients(BATCH)
+        for vector, coefficient in zip(concept.vectors(), coefficients[_strongest(coefficients)].tolist(), strict=True):
             lines += ["", f"{_short(vector.name)} x {coefficient:g}", *_identity(vector)]
             lines += [f"norm: {vector.tensor.norm():.4g}", *_origin(vector)]
     if other is not None:
@@ -265,10 +266,9 @@ def inspection_report(concept: Concept, other: Concept | None = None) -> str:
     return "\n".join(lines)
 
 
-def _strongest(concept: Concept) -> torch.Tensor:
-    """`[N]`: coefficients of the image that `inspect_concept` takes."""
-    coefficients = concept.coefficients(BATCH)
-    return coefficients[coefficients.abs().sum(1).argmax()]
+def _strongest(coefficients: torch.Tensor) -> int:
+    """The image that `inspect_concept` takes, by its coefficients `[BATCH, N]`."""
+    return int(coefficients.abs().sum(1).argmax())
 
 
 def _model(concept: Concept) -> str:
