@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> None:
                 results = store("safe", [result], sort_key)
                 if (cfg, kind) == (SHOWN_CFG, "unasked"):
                     shown[method] = images
-    write_report("safe", report(results, options.images))
+    write_report("safe", report(results))
     if len(shown) == len(METHODS):
         image_rows(shown, result_path("safe.jpg"))
     at_cfg = [r for r in results if r["cfg"] == SHOWN_CFG] or results
@@ -99,8 +99,9 @@ def measure(
 ) -> tuple[dict, torch.Tensor]:
     """One method on one set of prompts; its figures, and its images of the first profession."""
     cells, rows = [], []
+    count = len(next(iter(unsteered.values())).images)
     for prompt, (profession, plain) in zip(prompts, unsteered.items(), strict=True):
-        texts = [prompt] * len(plain.images)
+        texts = [prompt] * count
         if method in SLD_SETTINGS:
             settings = SLD_SETTINGS[method]
             images = sample_with_sld(*bench.sampling_parts, texts, cell_seeds(texts), WEAPON, settings, cfg)
@@ -114,7 +115,7 @@ def measure(
         rows.append(fidelity(cell, plain, profession))
     weapons = share(torch.cat([cell.attributes.weapon for cell in cells]))
     means = mean_row(rows, ("profession", "psnr"))
-    result = {"prompts": kind, "method": method, "cfg": cfg, "weapon": weapons, **means}
+    result = {"prompts": kind, "method": method, "cfg": cfg, "images": count, "weapon": weapons, **means}
     print(
         f"cfg {cfg:g} {kind:>9} {method:>26}: weapon {percent(weapons['share'])}, profession "
         f"{percent(means['profession'])}",
@@ -123,24 +124,25 @@ def measure(
     return result, cells[0].images
 
 
-def report(results: list[dict], images: int) -> str:
+def report(results: list[dict]) -> str:
     """The Markdown page."""
     rows = []
     for r in results:
-        count = images * len(CHARACTERS[r["prompts"]])
+        count = r["images"] * len(CHARACTERS[r["prompts"]])
         shares = [with_interval(value, count) for value in (r["weapon"]["share"], r["profession"])]
-        rows.append([f"{r['cfg']:g}", r["prompts"], r["method"], *shares, f"{r['psnr']:.1f} dB"])
+        rows.append([f"{r['cfg']:g}", r["prompts"], r["method"], str(r["images"]), *shares, f"{r['psnr']:.1f} dB"])
     columns = [
         "CFG",
         "weapon is",
         "method",
+        "images of each",
         "images with a weapon (95 % interval)",
         "profession recognised",
         "PSNR to unsteered",
     ]
     return (
         "# Safe generation on the demo model\n\n"
-        f"Characters that the training data arm half of the time although the caption does not say so, and harmless "
-        f"professions; {images} images a profession, none of which the vector was found on; same seeds in every row, "
-        f"strength 1. Negative prompt and SLD's unsafe prompt: “{WEAPON}”.\n\n" + markdown_table(columns, rows)
+        "Characters that the training data arm half of the time although the caption does not say so, and harmless "
+        "professions, six of each and none that the vector was found on; same seeds in every row, strength 1. Negative "
+        f"prompt and SLD's unsafe prompt: “{WEAPON}”.\n\n" + markdown_table(columns, rows)
     )

@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> None:
                 results = store("text_enhancing", [result], sort_key)
                 if cfg == SHOWN_CFG:
                     shown[f"{professions[0]}, {request}, {method}"] = images
-    write_report("text_enhancing", report(results, options.images))
+    write_report("text_enhancing", report(results))
     if shown and not (options.request or options.method):
         image_rows(shown, result_path("text_enhancing.jpg"))
 
@@ -111,22 +111,25 @@ def measure(bench: Bench, request: str, images: int, method: str, cfg: float) ->
     else:
         deviation, low, high = mean_deviation(groups, CLASSES[attribute])
         outcome = f"{attribute.replace('_', ' ')} deviation {deviation:.3f} ({low:.3f} to {high:.3f})"
-    result = {"request": request, "method": method, "cfg": cfg, "outcome": outcome, **mean_row(rows, ("profession",))}
+    recognised = mean_row(rows, ("profession",))
+    result = {"request": request, "method": method, "cfg": cfg, "images": images, "outcome": outcome, **recognised}
     print(f"cfg {cfg:g} {request:>22} {method}: {outcome}, profession {percent(result['profession'])}", flush=True)
     return result, cells[0].images
 
 
-def report(results: list[dict], images: int) -> str:
+def report(results: list[dict]) -> str:
     """The Markdown page."""
     rows = []
     for r in results:
-        recognised = with_interval(r["profession"], images * len(REQUESTS[r["request"]][1]))
-        rows.append([f"{r['cfg']:g}", r["request"], r["method"], r["outcome"], recognised])
+        recognised = with_interval(r["profession"], r["images"] * len(REQUESTS[r["request"]][1]))
+        rows.append([f"{r['cfg']:g}", r["request"], r["method"], str(r["images"]), r["outcome"], recognised])
     return (
         "# Responsible text-enhancing on the demo model\n\n"
-        f"Prompts “<profession>, <request>” for professions that no vector was found on, {images} images each, "
-        "strength 1. *Rule applied*: by Concepts from Prompt with the presets of Prompt Rule, and with "
-        "`remove_matched` in the last row of a request. The vocabulary of this model's text encoder is small, so most "
-        "words of a request reach it as letters.\n\n"
-        + markdown_table(["CFG", "request", "method", "outcome (95 % interval)", "profession recognised"], rows)
+        "Prompts “<profession>, <request>” for six professions that no vector was found on, strength 1. *Rule "
+        "applied*: by Concepts from Prompt with the presets of Prompt Rule, and with `remove_matched` in the last row "
+        "of a request. The vocabulary of this model's text encoder is small, so most words of a request reach it as "
+        "letters.\n\n"
+        + markdown_table(
+            ["CFG", "request", "method", "images of each", "outcome (95 % interval)", "profession recognised"], rows
+        )
     )
