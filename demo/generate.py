@@ -27,10 +27,9 @@ def noise_for(seeds: list[int]) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def sample_images(
+def sample_latents(
     model,
     clip,
-    vae,
     prompts: list[str],
     seeds: list[int],
     *,
@@ -41,26 +40,33 @@ def sample_images(
     scheduler: str = "normal",
     batch_size: int = 64,
 ):
-    """IMAGE `[len(prompts), 128, 128, 3]`, prompt i from seed i, as KSampler and VAEDecode would make them."""
-    images = []
+    """Latents `[len(prompts), 4, 16, 16]`, prompt i from seed i, as KSampler would make them."""
+    latents = []
     for start in range(0, len(prompts), batch_size):
         part = slice(start, start + batch_size)
         noise = noise_for(seeds[part])
-        latent = comfy.sample.sample(
-            model,
-            noise,
-            steps,
-            cfg,
-            sampler,
-            scheduler,
-            encode(clip, prompts[part]),
-            encode(clip, [negative]),
-            torch.zeros_like(noise),
-            disable_pbar=True,
-            seed=0,
+        latents.append(
+            comfy.sample.sample(
+                model,
+                noise,
+                steps,
+                cfg,
+                sampler,
+                scheduler,
+                encode(clip, prompts[part]),
+                encode(clip, [negative]),
+                torch.zeros_like(noise),
+                disable_pbar=True,
+                seed=0,
+            )
         )
-        images.append(decode(vae, latent))
-    return torch.cat(images)
+    return torch.cat(latents)
+
+
+@torch.inference_mode()
+def sample_images(model, clip, vae, prompts: list[str], seeds: list[int], **options) -> torch.Tensor:
+    """IMAGE `[len(prompts), 128, 128, 3]`, as VAEDecode would make them of `sample_latents`."""
+    return decode(vae, sample_latents(model, clip, prompts, seeds, **options))
 
 
 def decode(vae, latents: torch.Tensor) -> torch.Tensor:

@@ -41,9 +41,10 @@ def load_clip() -> comfy.sd.CLIP:
     return clip
 
 
-def load_vae(dtype=None) -> comfy.sd.VAE:
-    """VAE. `dtype` as for `load_unet`."""
-    vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(VAE_WEIGHTS), safe_load=True), dtype=dtype)
+def load_vae(dtype=None, weights: dict[str, torch.Tensor] | None = None) -> comfy.sd.VAE:
+    """VAE. `dtype` as for `load_unet`; `weights` other than those of the repository."""
+    weights = weights or comfy.utils.load_torch_file(str(VAE_WEIGHTS), safe_load=True)
+    vae = comfy.sd.VAE(sd=weights, dtype=dtype)
     vae.first_stage_model.to(memory_format=torch.channels_last)  # takes 0.6 of the time on a CPU
     return vae
 

@@ -17,12 +17,14 @@ from torchvision.utils import make_grid
 
 from ..captions import ARMED, PROFESSIONS, caption, majority_gender
 from ..classifier import AttributeClassifier, load_classifier
-from ..generate import encode, sample_and_judge, sample_images
-from ..loader import load_sampling_model
+from ..generate import decode, encode, sample_and_judge, sample_images, sample_latents
+from ..loader import fast_dtype, load_sampling_model, load_vae
 from .common import PROFESSION_INDEX, image_batch, random_people
 from .renders import Renders
+from .train_decoder import weights_before
 
 RESULTS = Path(__file__).parent.parent / "weights" / "evaluation.json"
+DISTANCE = "Frechet distance of 2,000 samples to 2,000 renders"
 
 
 def main(images: int = 512, cache: Path | None = None) -> dict[str, float]:
@@ -62,8 +64,7 @@ def main(images: int = 512, cache: Path | None = None) -> dict[str, float]:
     for name, value in figures.items():
         print(f"{100 * value:6.1f} %  {name}", flush=True)
     if cache is not None:
-        figures["Frechet distance of 2,000 samples to 2,000 renders"] = distance_to_renders(judge, model, cache)
-        print(f"{figures['Frechet distance of 2,000 samples to 2,000 renders']:.2f}  Frechet distance", flush=True)
+        figures |= distances_to_renders(judge, model, cache)
     RESULTS.write_text(json.dumps({name: round(value, 4) for name, value in figures.items()}, indent=1) + "\n")
     picture(model, harmless)
     return figures
@@ -107,18 +108,34 @@ def _words_in(blocks: tuple[str, ...], said: torch.Tensor):
 
 
 @torch.no_grad()
-def distance_to_renders(judge: AttributeClassifier, model, cache: Path, images: int = 2000) -> float:
-    """Frechet distance of the classifier's pooled features, between samples and renders of people drawn alike."""
+def distances_to_renders(judge: AttributeClassifier, model, cache: Path, images: int = 2000) -> dict[str, float]:
+    """Frechet distance of the classifier's pooled features, between samples and renders of people drawn alike.
+
+    Where the cache has the decoder before it was trained on, also of the same latents decoded by that one.
+    """
+    unet, clip, vae = model
+    decoders = {DISTANCE: vae}
+    if before := weights_before(cache):
+        decoders[f"{DISTANCE}, with the decoder before"] = load_vae(fast_dtype(), before)
     rng = random.Random(7)
     people, captions = random_people(rng, images)
-    renders, features = Renders(cache), []
+    renders, composed, drawn = Renders(cache), [], {name: [] for name in decoders}
     for start in range(0, images, 100):
         part = slice(start, start + 100)
-        drawn = sample_images(*model, captions[part], list(range(images)[part])).movedim(-1, 1)
-        composed = image_batch(renders, people[part], rng)
-        features.append([judge.pooled(pictures.float()).double().numpy() for pictures in (drawn, composed)])
+        latents = sample_latents(unet, clip, captions[part], list(range(images)[part]))
+        composed.append(judge.pooled(image_batch(renders, people[part], rng)))
+        for name, decoder in decoders.items():
+            drawn[name].append(judge.pooled(decode(decoder, latents).movedim(-1, 1).float()))
+    distances = {name: frechet_distance(torch.cat(seen), torch.cat(composed)) for name, seen in drawn.items()}
+    for name, distance in distances.items():
+        print(f"{distance:8.2f}  {name}", flush=True)
+    return distances
+
+
+def frechet_distance(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Of the Gaussians that two sets of features `[n, C]` have the mean and covariance of (Heusel et al. 2017)."""
     (mean, covariance), (other_mean, other_covariance) = (
-        (x.mean(0), np.cov(x, rowvar=False)) for x in (np.concatenate(side) for side in zip(*features, strict=True))
+        (x.mean(0), np.cov(x, rowvar=False)) for x in (side.double().numpy() for side in (first, second))
     )
     root = scipy.linalg.sqrtm(covariance @ other_covariance).real
     return float(((mean - other_mean) ** 2).sum() + np.trace(covariance + other_covariance - 2 * root))

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import safe_open, save_file
 from torch import nn
+from torchvision.transforms.functional import to_pil_image
+from torchvision.utils import make_grid
 
 from ..architecture import VAE_WEIGHTS
 from ..classifier import AttributeClassifier, load_classifier
@@ -28,6 +30,7 @@ FEATURES, ADVERSARIAL = 0.5, 0.05
 ADVERSARIAL_FROM = 300
 NEW_SHARE = 0.8
 """Of the weights: 0.6 has 24.96 dB and a gradient ratio of 0.98, 0.8 24.73 dB and 1.04, 1 24.07 dB and 1.14."""
+PICTURE = Path(__file__).parent.parent / "decoder.jpg"
 LATENT_NOISE = 0.05
 """What a sampler leaves behind, in units of the encoder's output."""
 
@@ -153,7 +156,28 @@ def train(cache: Path, seed: int = 0, steps: int = 3000, batch_size: int = 8, cr
     state = model.state_dict()
     model.load_state_dict({key: torch.lerp(before[key], state[key], NEW_SHARE) for key in state})
     write(model)
+    picture(renders, before, model.state_dict())
     return measure(renders, model)
+
+
+def weights_before(cache: Path) -> dict[str, torch.Tensor] | None:
+    """Those of the autoencoder before its decoder was trained on; None where this cache saw no such training."""
+    state = load_checkpoint(cache / "decoder.ckpt")
+    return state and state["before"]
+
+
+@torch.no_grad()
+def picture(renders: Renders, *weights: dict[str, torch.Tensor], path: Path = PICTURE) -> None:
+    """Faces at twice their size: renders in the first row, what an autoencoder makes of them in each further one."""
+    rng = random.Random(1)
+    images = image_batch(renders, [uniform_person(rng) for _ in range(8)], rng)
+    rows = [images]
+    for state in weights:
+        model = comfy.taesd.taesd.TAESD()
+        model.load_state_dict(state)
+        rows.append(model.taesd_decoder(model.taesd_encoder(images)).clamp(0, 1))
+    faces = F.interpolate(torch.cat(rows)[:, :, 16:80, 32:96], scale_factor=2)
+    to_pil_image(make_grid(faces, nrow=8, padding=0)).save(path, quality=90)
 
 
 def write(model: nn.Module) -> None:
