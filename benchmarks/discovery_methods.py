@@ -121,19 +121,19 @@ def first_pairs(task: Task, count: int) -> Task:
 
 
 def sides_shuffled(task: Task) -> Task:
-    """A control: each pair one way round and then the other, so that on the whole nothing is asked for.
+    """A control: each pair one way round and then the other, so that as many images ask for the one as for the other.
 
-    By turns, for as many images have to ask for the one as for the other. At any one prompt something is asked for,
-    though, and a response may tell the prompts apart.
+    That is not nothing. A base prompt that leaves the concept open has little against it where an image shows it, and
+    at any one prompt the same is always asked for, which a response can tell.
     """
     by_turns = [pair for both in zip(task.concept, task.base, strict=True) for pair in (both, both[::-1])]
     concept, base = (list(side) for side in zip(*by_turns, strict=True))
     return replace(task, concept=concept, base=base, avoid=None)
 
 
-def neither_side_says_it(task: Task) -> Task:
-    """A control: the base prompts alone, each paired with the next, so that no prompt asks for the concept."""
-    return replace(task, concept=[*task.base[1:], task.base[0]], avoid=None)
+def opposites_exchanged(task: Task) -> Task:
+    """A control: as `sides_shuffled`, between the concept and its opposite, so that both ways ask for as much."""
+    return sides_shuffled(replace(task, base=[caption(p, **{task.attribute: 0}) for p in task.learn_professions]))
 
 
 def difference_of_means(bench: Bench, task: Task, seed: int, **options) -> tuple[Vector, int]:
@@ -224,7 +224,11 @@ PAPERS_LOSS = "paper's loss"
 DEFAULT = "default"
 CONSTANTS = "constants alone"
 BEFORE, BEFORE_THAT = "the default before", "the default before that"
-RANDOM, SHUFFLED, SILENT = "control: random vector", "control: sides shuffled", "control: neither side says it"
+RANDOM, SHUFFLED, EXCHANGED = (
+    "control: random vector",
+    "control: sides shuffled",
+    "control: opposites exchanged, constants alone",
+)
 RIVALS = {
     DEFAULT: Method(find=by_default),
     CONSTANTS: Method(_CONSTANTS),
@@ -241,7 +245,7 @@ RIVALS = {
     "Concept Slider (LoRA)": Method(find=discover_slider),
     RANDOM: Method(find=at_random),
     SHUFFLED: Method(_NOT_CALIBRATED, task=sides_shuffled),
-    SILENT: Method(_NOT_CALIBRATED, task=neither_side_says_it),
+    EXCHANGED: Method(_NOT_CALIBRATED | _CONSTANTS, task=opposites_exchanged),
 }
 """The default, what people would take instead of it, and controls that must do nothing."""
 LADDER = {
