@@ -381,19 +381,24 @@ def test_calibration_scales_a_vector_to_a_reach_of_1(monkeypatch):
 )
 @pytest.mark.parametrize("avoids", [False, True])
 def test_the_less_of_its_concept_a_vector_explains_the_less_it_is_scaled_up(reach, clear, scale, avoids):
-    """One that is to go beyond its concept, for there is something to avoid, is not scaled down."""
+    """Where there is something to avoid it is not scaled down, and one with responses goes beyond its concept."""
     optimiser = VectorOptimiser({0: torch.zeros(1, 1, 1)}, DISTILLED, DiscoverySettings("a", steps=1), avoids)
     optimiser.tensors[0].sum().backward()
     values = torch.tensor([reach if clear is None else 2 * reach - clear, *([] if clear is None else [clear])])
     optimiser._errors, optimiser._reaches = [torch.ones(1)], [Reach(values, torch.arange(len(values)) > 0)]
     optimiser.descend()
     wanted = max(scale, 1.0) if avoids else scale
-    assert optimiser.scale == pytest.approx(wanted)
+    assert optimiser.scale == pytest.approx(wanted, abs=0.01)
     optimiser.responses = {0: Response(torch.zeros(1, 1), torch.zeros(1, 1))}
     assert optimiser.settled == (reach == 0)
     assert optimiser.scale == 1
+    optimiser.longest = 10.0
+    if avoids and reach:
+        bound = max(1.0, min(1.6, 0.75 + 1.35 * (clear or 0.0)))
+        wanted = max(1.0, min(1.3 / reach, bound))
+    assert optimiser.scale == pytest.approx(wanted, abs=0.01)
     optimiser.longest = 1.1
-    assert optimiser.scale == pytest.approx(min(wanted, 1.1))
+    assert optimiser.scale == pytest.approx(min(wanted, 1.1), abs=0.01)
 
 
 def test_a_sample_counts_by_what_the_teacher_asks_for():

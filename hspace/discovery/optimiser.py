@@ -19,6 +19,9 @@ LONGEST, LONGEST_AT_NO_REACH, LONGEST_BY_REACH = 1.6, 0.75, 1.35
 """A vector is made at most so many times as long, and at most the second plus the third times its reach in clear
 states: the less of its concept it explains where the image shows it by now, the sooner it harms when it is longer
 (docs/decisions.md). Nothing longer than the first was ever needed."""
+BEYOND = 1.3
+"""The reach that a vector with responses gets where there is something to avoid: at 1, some prompts that ask for what
+it is to lack still get it. Constants that long would harm what they are to leave alone (docs/decisions.md)."""
 RESPONSE_RATE = 0.01
 """Learning rate of a response, which is relative to h itself, as a share of that of a constant, which is relative to
 the RMS of h."""
@@ -211,14 +214,15 @@ class VectorOptimiser:
 
     @property
     def wanted_scale(self) -> float:
-        """The factor on the learnt vector that brings its reach to 1, or as near to it as helps; at least 1 where it
-        falls short or is to go beyond, and 1 where there is no reach.
+        """The factor on the learnt vector that brings its reach to 1, or to `BEYOND`, or as near to it as helps; at
+        least 1 where it falls short or there is something to avoid, and 1 where there is no reach.
         """
         if not self.calibrates:
             return 1.0
         reach = self.reach or 0.0
         longest = min(LONGEST, LONGEST_AT_NO_REACH + LONGEST_BY_REACH * (self.clear_reach or 0.0))
-        scale = min(1 / reach, max(1.0, longest))
+        goal = BEYOND if self.avoids and self.responses else 1.0
+        scale = min(goal / reach, max(1.0, longest))
         return max(1.0, scale) if self.avoids else scale
 
     def state(self) -> dict[str, torch.Tensor]:
