@@ -98,8 +98,11 @@ def unet_alone(path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def ray():
-    with connected("local") as module:
-        yield module
+    with pytest.MonkeyPatch.context() as environment:
+        # Ray lowers the priority of its workers, to which the suite's other processes would leave nothing.
+        environment.setenv("RAY_worker_niceness", "0")
+        with connected("local") as module:
+            yield module
 
 
 @pytest.mark.parametrize(

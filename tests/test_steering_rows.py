@@ -248,7 +248,7 @@ def test_apply_reads_no_weights(weight):
 def test_more_than_the_model_can_hold_is_an_error(model):
     with pytest.raises(ValueError, match=r"^strength: the vector times its strength is more than torch.float32 can"):
         sample(apply_steering(model, MAN, 3e38), steps=1)
-    call = SteeringCall((True,), 1, torch.tensor([[1e5]]), [MAN.tensors], None)
+    call = SteeringCall((True,), 1, {0: torch.tensor([[1e5]])}, [MAN.tensors], None)
     with pytest.raises(ValueError, match=r"^strength: the vector times its strength is more than torch.float16 can"):
         call.finish({0: (8, 8)}, torch.device("cpu"), torch.float16)
 
