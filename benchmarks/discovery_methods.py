@@ -247,7 +247,7 @@ RIVALS = {
     SHUFFLED: Method(_NOT_CALIBRATED, task=sides_shuffled),
     EXCHANGED: Method(_NOT_CALIBRATED | _CONSTANTS, task=opposites_exchanged),
 }
-"""The default, what people would take instead of it, and controls that must do nothing."""
+"""The default, what people would take instead of it, and controls, which were to do nothing."""
 LADDER = {
     "default, on images": Method(_NOISED, sampled_under=("concept",)),
     "default, on images, every state alike": Method(
