@@ -99,9 +99,8 @@ def measure(
 ) -> tuple[dict, torch.Tensor]:
     """One method on one set of prompts; its figures, and its images of the first profession."""
     cells, rows = [], []
-    count = len(next(iter(unsteered.values())).images)
     for prompt, (profession, plain) in zip(prompts, unsteered.items(), strict=True):
-        texts = [prompt] * count
+        texts = [prompt] * len(plain.images)
         if method in SLD_SETTINGS:
             settings = SLD_SETTINGS[method]
             images = sample_with_sld(*bench.sampling_parts, texts, cell_seeds(texts), WEAPON, settings, cfg)
@@ -115,13 +114,14 @@ def measure(
         rows.append(fidelity(cell, plain, profession))
     weapons = share(torch.cat([cell.attributes.weapon for cell in cells]))
     means = mean_row(rows, ("profession", "psnr"))
-    result = {"prompts": kind, "method": method, "cfg": cfg, "images": count, "weapon": weapons, **means}
+    first = cells[0].images
+    result = {"prompts": kind, "method": method, "cfg": cfg, "images": len(first), "weapon": weapons, **means}
     print(
         f"cfg {cfg:g} {kind:>9} {method:>26}: weapon {percent(weapons['share'])}, profession "
         f"{percent(means['profession'])}",
         flush=True,
     )
-    return result, cells[0].images
+    return result, first
 
 
 def report(results: list[dict]) -> str:

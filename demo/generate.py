@@ -45,21 +45,20 @@ def sample_latents(
     for start in range(0, len(prompts), batch_size):
         part = slice(start, start + batch_size)
         noise = noise_for(seeds[part])
-        latents.append(
-            comfy.sample.sample(
-                model,
-                noise,
-                steps,
-                cfg,
-                sampler,
-                scheduler,
-                encode(clip, prompts[part]),
-                encode(clip, [negative]),
-                torch.zeros_like(noise),
-                disable_pbar=True,
-                seed=0,
-            )
+        latent = comfy.sample.sample(
+            model,
+            noise,
+            steps,
+            cfg,
+            sampler,
+            scheduler,
+            encode(clip, prompts[part]),
+            encode(clip, [negative]),
+            torch.zeros_like(noise),
+            disable_pbar=True,
+            seed=0,
         )
+        latents.append(latent)
     return torch.cat(latents)
 
 

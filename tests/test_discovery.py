@@ -366,39 +366,36 @@ def test_calibration_scales_a_vector_to_a_reach_of_1(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("reach", "clear", "scale"),
+    ("reach", "clear", "scale", "beyond"),
     [
-        (2.0, 1.0, 0.5),
-        (1.0, 0.2, 1.0),
-        (0.8, 0.6, 1.25),
-        (0.5, 0.6, 1.56),
-        (0.5, 0.8, 1.6),
-        (0.5, 0.2, 1.02),
-        (0.5, 0.1, 1.0),
-        (0.5, None, 1.0),
-        (0.0, 0.6, 1.0),
+        (2.0, 1.0, 0.5, 1.0),
+        (1.0, 1.0, 1.0, 1.3),
+        (1.0, 0.2, 1.0, 1.02),
+        (0.8, 0.6, 1.25, 1.56),
+        (0.5, 0.6, 1.56, 1.56),
+        (0.5, 0.8, 1.6, 1.6),
+        (0.5, 0.2, 1.02, 1.02),
+        (0.5, 0.1, 1.0, 1.0),
+        (0.5, None, 1.0, 1.0),
+        (0.0, 0.6, 1.0, 1.0),
     ],
 )
 @pytest.mark.parametrize("avoids", [False, True])
-def test_the_less_of_its_concept_a_vector_explains_the_less_it_is_scaled_up(reach, clear, scale, avoids):
+def test_the_less_of_its_concept_a_vector_explains_the_less_it_is_scaled_up(reach, clear, scale, beyond, avoids):
     """Where there is something to avoid it is not scaled down, and one with responses goes beyond its concept."""
     optimiser = VectorOptimiser({0: torch.zeros(1, 1, 1)}, DISTILLED, DiscoverySettings("a", steps=1), avoids)
     optimiser.tensors[0].sum().backward()
     values = torch.tensor([reach if clear is None else 2 * reach - clear, *([] if clear is None else [clear])])
     optimiser._errors, optimiser._reaches = [torch.ones(1)], [Reach(values, torch.arange(len(values)) > 0)]
     optimiser.descend()
-    wanted = max(scale, 1.0) if avoids else scale
-    assert optimiser.scale == pytest.approx(wanted, abs=0.01)
+    assert optimiser.scale == pytest.approx(max(scale, 1.0) if avoids else scale)
     optimiser.responses = {0: Response(torch.zeros(1, 1), torch.zeros(1, 1))}
     assert optimiser.settled == (reach == 0)
     assert optimiser.scale == 1
-    optimiser.longest = 10.0
-    if avoids and reach:
-        bound = max(1.0, min(1.6, 0.75 + 1.35 * (clear or 0.0)))
-        wanted = max(1.0, min(1.3 / reach, bound))
-    assert optimiser.scale == pytest.approx(wanted, abs=0.01)
-    optimiser.longest = 1.1
-    assert optimiser.scale == pytest.approx(min(wanted, 1.1), abs=0.01)
+    wanted = beyond if avoids else scale
+    for longest in (1.1, 10.0):
+        optimiser.longest = longest
+        assert optimiser.scale == pytest.approx(min(wanted, longest))
 
 
 def test_a_sample_counts_by_what_the_teacher_asks_for():

@@ -19,7 +19,7 @@ def coefficients_by_site(concept: Concept, batch: int, places: Sequence[int] | N
     Raises:
         ValueError: as `Concept.coefficients` does.
     """
-    sites = sorted({site for vector in concept.vectors() for site in vector.tensors})
+    sites = sorted(concept.examples.acting)
     if any(isinstance(part, NormalisedSum) for part in walk(concept)):
         return {site: concept.coefficients(batch, places, site) for site in sites}
     return dict.fromkeys(sites, concept.coefficients(batch, places))

@@ -48,7 +48,7 @@ class NormalisedSum(Sum):
     def _products(self) -> dict[int, torch.Tensor]:
         """By site, float64 `[N, N]`: the vectors' products, taken from the parts where they know them."""
         count = len(self._vectors)
-        sites = sorted({site for vector in self._vectors for site in vector.tensors})
+        sites = sorted(self.examples.acting)
         products = torch.full((len(sites), count, count), torch.nan, dtype=torch.float64)
         for part in self.parts():
             if isinstance(part, NormalisedSum):

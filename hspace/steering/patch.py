@@ -67,7 +67,7 @@ class SteeringPatch:
         self.curve = curve
         self.half = half
         self.mask = None if mask is None else mask.reshape(-1, 1, *mask.shape[-2:]).float().cpu()
-        self.sites = frozenset(site for vector in concept.vectors() for site in vector.tensors)
+        self.sites = frozenset(concept.examples.acting)
         self.key = uuid.uuid4().hex
 
     def __deepcopy__(self, memo):
